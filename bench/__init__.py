@@ -1,0 +1,1 @@
+"""Workloads and measurement, and the worker that runs them on a device."""

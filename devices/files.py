@@ -1,0 +1,103 @@
+"""Files written whole or not at all: hashes, JSON, and folders staged beside their place."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from devices.errors import UserError
+
+CHUNK = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in `path`; UserError naming `what` where it is missing, malformed or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; it should hold {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); {what} is damaged, make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what} must be a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON in one rename, so that a reader sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def staging_path(out: Path) -> Path:
+    """Where a command stages `out`: a hidden sibling, on the same file system, found again by a resume."""
+    return out.with_name(f".{out.name}.staging")
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    """UserError if `out` exists and `force` is not given, or if its parent cannot hold it."""
+    if out.exists() and not force:
+        raise UserError(f"{out}: already exists; choose another --out or pass --force to replace it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, and --out names a folder; choose another --out")
+    if not out.resolve().name:
+        raise UserError(f"{out}: cannot be replaced; choose a folder below it")
+
+
+@contextmanager
+def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
+    """A folder to fill; moved to `out` whole when the block ends well, removed when it does not.
+
+    With `resume`, the staging folder survives a failure or an interrupt (it holds snapshots), and what
+    an earlier try left there is still there. One writer at a time: a second one gets a UserError.
+    """
+    out = Path(os.path.abspath(out))
+    refuse_existing(out, force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = staging_path(out)
+    lock_path = out.with_name(f".{out.name}.lock")
+    with lock_path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another command is writing it; wait for it or choose another --out") from None
+        try:
+            if staging.exists() and not resume:
+                shutil.rmtree(staging)
+            staging.mkdir(exist_ok=True)
+            yield staging
+            _publish(staging, out)
+        finally:
+            if not resume:
+                shutil.rmtree(staging, ignore_errors=True)
+            lock_path.unlink(missing_ok=True)
+
+
+def _publish(staging: Path, out: Path) -> None:
+    """Move `staging` to `out`; an old `out` steps aside first and goes last."""
+    if not out.exists():
+        staging.rename(out)
+        return
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    out.rename(old)
+    staging.rename(out)
+    shutil.rmtree(old)

@@ -1,0 +1,1 @@
+"""Checkpoint to artifact: the inference graph, quantization and parity."""

@@ -1,0 +1,1 @@
+"""Teacher to student: choose layers, cut, and train on."""

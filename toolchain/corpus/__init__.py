@@ -1,0 +1,1 @@
+"""Text in: documents, the train and held-out split, tokens, blocks."""

@@ -1,0 +1,1 @@
+"""Results joined by lineage into a page to decide from."""
