@@ -91,7 +91,7 @@ def open_artifact(path: Path, verify: bool = True) -> Artifact:
 def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """UserError, one line naming the key, unless `manifest` has the form this version reads."""
     schema = manifest.get("schema")
-    if not _is_count(schema):
+    if not isinstance(schema, int) or not _is_count(schema):
         raise _refuse(path, f"schema in {MANIFEST} must be a whole number, found {_show(schema)}")
     if schema > SCHEMA:
         newer = f"schema {schema}, and this toolchain reads {SCHEMA}"

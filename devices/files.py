@@ -69,7 +69,7 @@ def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[
     With `resume`, the staging folder survives a failure or an interrupt (it holds snapshots), and what
     an earlier try left there is still there. One writer at a time: a second one gets a UserError.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - not resolve: a link's target is not what is replaced
     refuse_existing(out, force)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_path(out)
@@ -78,7 +78,9 @@ def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{out}: another command is writing it; wait for it or choose another --out") from None
+            raise UserError(
+                f"{out}: another command is writing it; wait for it or choose another --out"
+            ) from None
         try:
             if staging.exists() and not resume:
                 shutil.rmtree(staging)

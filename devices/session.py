@@ -1,0 +1,60 @@
+"""One ONNX Runtime session on the CPU, opened the same way for every artifact."""
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from devices.artifact import GRAPH, Artifact
+from devices.errors import UserError
+from devices.machine import physical_cores, version
+
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+
+
+def open_session(artifact: Artifact, threads: int) -> Any:
+    """A session on the artifact's graph; its external data is memory-mapped by ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only; a refused graph is an exception anyway
+    path = artifact.path / GRAPH
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base
+        found = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: ONNX Runtime {version('onnxruntime')} cannot load it ({found}); "
+            "export it again, or install the version its manifest names"
+        ) from None
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, or the physical cores this process may use where none are named."""
+    if threads is None:
+        return physical_cores()
+    if threads < 1:
+        raise UserError(f"threads is {threads}; it must be 1 or more")
+    return threads
+
+
+def dtype_of(value: Any) -> Any:
+    """The numpy type of a session's input or output."""
+    if value.type not in DTYPES:
+        raise UserError(f"{value.name}: has type {value.type}, which this runtime does not know; update it")
+    return DTYPES[value.type]
+
+
+def input_names(session: Any) -> set[str]:
+    """Inputs that must be fed, and those with a default (which ONNX Runtime lists apart)."""
+    values = [*session.get_inputs(), *session.get_overridable_initializers()]
+    return {value.name for value in values}
