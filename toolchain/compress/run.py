@@ -1,0 +1,239 @@
+"""`toolchain compress`, whole: resolve the teacher, choose layers, cut, train on, and record how."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devices.errors import UserError, unknown
+from devices.files import read_json, refuse_existing, staged, write_json
+from export.architecture import Architecture, parameters
+from export.checkpoint import identity, open_checkpoint
+from toolchain import __version__
+from toolchain.compress.card import model_card
+from toolchain.compress.select import choose, explicit
+from toolchain.compress.teacher import cache_folder, resolve, teacher_name
+from toolchain.compress.truncate import open_teacher, randomize, truncate, verify
+
+if TYPE_CHECKING:
+    from toolchain.compress.train import Training
+
+TRAINING = ("none", "pretrain", "distill")
+INITS = ("truncate", "random")
+WORK = "unfinished"  # in the staging folder: the request, snapshots and what else a resumed run needs
+REQUEST = "request.json"
+
+
+def compress(
+    teacher: str,
+    out: Path,
+    *,
+    layers: int | None = None,
+    keep: str | None = None,
+    select: str | None = None,
+    init: str = "truncate",
+    train: str = "none",
+    training: "Training | None" = None,
+    seed: int = 0,
+    force: bool = False,
+    command: str = "",
+    say: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Make a student of `teacher` in the folder `out`, and return what its compression.json holds.
+
+    `layers` of the teacher's are kept by strategy `select` (default pseudo-uniform), or those named in
+    `keep` ("0,2,4"). With `init` "random" the student has that many layers and fresh weights instead: the
+    control. `training` (needed unless `train` is "none") says how to train the student afterwards, on text
+    alone ("pretrain") or towards the teacher ("distill"). A training run that was interrupted goes on when
+    the same call is made again; `say` is told so, and every other step. UserError for what cannot be done,
+    before anything is written or with all that was written removed.
+    """
+    _refuse_contradictions(layers, keep, select, init, train, training)
+    refuse_existing(out, force)
+    folder = resolve(teacher, cache_folder(), say)
+    _refuse_overlap(out, folder)
+    _, arch = open_teacher(folder)
+    kept = _kept(arch.layers, layers, keep, select, seed)
+    request: dict[str, Any] = {
+        "teacher": {
+            "name": teacher_name(teacher),
+            "sha256": identity(folder),
+            "layers": arch.layers,
+            "parameters": parameters(arch),
+        },
+        "config": {
+            "layers": len(kept),
+            "init": init,
+            "select": None if init == "random" else "keep" if keep else select or "pseudo-uniform",
+            "keep": None if init == "random" else kept,
+            "train": train,
+            "seed": seed,
+            "training": asdict(training) if training else None,
+        },
+    }
+    with staged(out, force=force, resume=True) as staging, _cleared(staging, request, say):
+        say(_plan(request, out))
+        _initialise(folder, kept, init, seed, staging)
+        record = None
+        if train != "none":
+            assert training is not None
+            from toolchain.compress.train import train as run_training
+
+            record = run_training(staging, staging / WORK, training, folder if train == "distill" else None)
+        result = _record(request, record, command, out.name, staging, verify(staging, None))
+        (staging / "README.md").write_text(model_card(result, folder), encoding="utf-8")
+        write_json(staging / "compression.json", result)
+        shutil.rmtree(staging / WORK)
+    return result
+
+
+def _refuse_contradictions(
+    layers: int | None,
+    keep: str | None,
+    select: str | None,
+    init: str,
+    train: str,
+    training: "Training | None",
+) -> None:
+    """UserError for options that do not fit together, before anything is read."""
+    if train not in TRAINING:
+        raise unknown("training", train, TRAINING)
+    if init not in INITS:
+        raise unknown("start", init, INITS)
+    if layers is None and keep is None:
+        raise UserError("compress: how small? say --layers K, or name the layers with --keep 0,2,4")
+    if keep is not None and select is not None:
+        raise UserError(
+            f"--keep {keep}: names the layers, and so does --select {select}; give one of the two"
+        )
+    if init == "random" and (keep is not None or select is not None):
+        raise UserError("--init random: keeps no layer of the teacher; give --layers alone")
+    if train == "none":
+        return
+    if training is None:
+        raise UserError(f"--train {train}: needs to be told how; give a corpus")
+    if train == "pretrain" and training.objective != "lm":
+        raise UserError(f"--objective {training.objective}: needs the teacher; use it with --train distill")
+    if train == "distill":
+        from toolchain.compress.objectives import OBJECTIVES
+
+        if training.objective not in OBJECTIVES:
+            raise unknown("objective", training.objective, OBJECTIVES)
+
+
+def _refuse_overlap(out: Path, teacher: Path) -> None:
+    """UserError where writing `out` would touch the teacher's own folder."""
+    one, other = out.resolve(), teacher.resolve()
+    if one == other or other in one.parents or one in other.parents:
+        raise UserError(f"{out}: overlaps the teacher's folder {teacher}; choose an --out beside it")
+
+
+def _kept(total: int, layers: int | None, keep: str | None, select: str | None, seed: int) -> list[int]:
+    """The layers to keep, from a strategy or as named."""
+    if keep is None:
+        assert layers is not None
+        return choose(select or "pseudo-uniform", total, layers, seed)
+    kept = explicit(keep, total)
+    if layers not in (None, len(kept)):
+        raise UserError(
+            f"--keep {keep}: names {len(kept)} layers, --layers says {layers}; give one of the two"
+        )
+    return kept
+
+
+@contextmanager
+def _cleared(staging: Path, request: dict[str, Any], say: Callable[[str], object]) -> Iterator[None]:
+    """`staging`, ready for `request`: an earlier try at the same one keeps its snapshots, another one goes.
+
+    After a failure it is kept where a snapshot makes it worth it, and removed otherwise.
+    """
+    asked = json.loads(json.dumps(request))
+    if any(staging.iterdir()):
+        if _earlier(staging) != asked:
+            say("the unfinished run found here was for another request; starting anew")
+            _empty(staging)
+        elif _snapshots(staging):
+            say("going on with the unfinished run found here")
+    (staging / WORK).mkdir(exist_ok=True)
+    write_json(staging / WORK / REQUEST, asked)
+    try:
+        yield
+    except BaseException:
+        if not _snapshots(staging):
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _earlier(staging: Path) -> dict[str, Any] | None:
+    """The request that an earlier try left in `staging`, None where it left none that can be read."""
+    try:
+        return read_json(staging / WORK / REQUEST, "an earlier request")
+    except UserError:
+        return None
+
+
+def _snapshots(staging: Path) -> bool:
+    return any((staging / WORK / "snapshots").glob("checkpoint-*"))
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _plan(request: dict[str, Any], out: Path) -> str:
+    """What is about to be made, in a line."""
+    teacher, config = request["teacher"], request["config"]
+    if config["init"] == "random":
+        return f"{out}: {config['layers']} layers in the shape of {teacher['name']}, fresh weights"
+    kept = ",".join(map(str, config["keep"]))
+    return f"{out}: layers {kept} of {teacher['name']}'s {teacher['layers']} ({config['select']})"
+
+
+def _initialise(teacher: Path, kept: list[int], init: str, seed: int, staging: Path) -> None:
+    """The student before training. Made again on a resume: cheap, and a kill may have torn the weights."""
+    if init == "random":
+        randomize(teacher, kept, seed, staging)
+        return
+    from tqdm import tqdm
+
+    total = sum(info.size for info in open_checkpoint(teacher).tensors.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="cut", disable=None, leave=False) as bar:
+        truncate(teacher, kept, staging, bar.update)
+
+
+def _record(
+    request: dict[str, Any],
+    training: dict[str, Any] | None,
+    command: str,
+    name: str,
+    staging: Path,
+    student: Architecture,
+) -> dict[str, Any]:
+    """The content of compression.json: where the student comes from and how it was made."""
+    from toolchain.compress.pretrain import versions
+
+    config = request["config"]
+    return {
+        "schema": 1,
+        "toolchain": __version__,
+        "command": command,
+        "teacher": request["teacher"],
+        "student": {
+            "name": name,
+            "layers": student.layers,
+            "parameters": parameters(student),
+            "sha256": identity(staging),
+        },
+        **{key: config[key] for key in ("init", "select", "keep", "train")},
+        "objective": training["objective"] if training else None,
+        "training": training,
+        "config": config,
+        "seed": config["seed"],
+        "versions": versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

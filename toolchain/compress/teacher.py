@@ -1,0 +1,121 @@
+"""From what the user calls a teacher (folder, hub id, GGUF file) to a checkpoint folder on this disk."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from devices.errors import UserError, unknown
+from devices.files import read_json, sha256, staged
+from export.architecture import FAMILIES, describe
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# What is fetched from the hub: never pickles, never code, never the weights of another format.
+HUB_FILES = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "LICENSE",
+    "README.md",
+]
+
+
+def cache_folder() -> Path:
+    """Where converted teachers are kept: $XDG_CACHE_HOME/toolchain, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolchain"
+
+
+def resolve(teacher: str, cache: Path, say: Callable[[str], object] = lambda line: None) -> Path:
+    """The checkpoint folder of `teacher`: a folder as it is, a GGUF file converted once, or a hub id fetched.
+
+    An architecture that is not supported is refused by name from the config alone, before weights are
+    fetched and before torch or transformers load. `cache` holds converted GGUF files by their hash; what
+    comes from the hub lies in huggingface_hub's own cache (HF_HUB_CACHE; HF_HUB_OFFLINE is respected).
+    UserError, one line, for everything that cannot be used. No code of a model repository is ever run.
+    """
+    path = Path(teacher)
+    if path.is_dir():
+        describe(read_json(path / "config.json", "the teacher's configuration"))
+        return path
+    if path.is_file():
+        return from_gguf(path, cache, say)
+    if not HUB_ID.fullmatch(teacher):
+        raise UserError(
+            f"{teacher}: no such folder or file; name a checkpoint folder, a GGUF file or a hub id"
+        )
+    return from_hub(teacher, say)
+
+
+def teacher_name(teacher: str) -> str:
+    """What `teacher` is called in records: a folder's or GGUF file's name, a hub id as it is."""
+    path = Path(teacher)
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if path.is_file() else teacher
+
+
+def from_hub(name: str, say: Callable[[str], object]) -> Path:
+    """The snapshot folder of hub model `name`, fetched unless huggingface_hub's cache has it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError
+
+    say(f"{name}: no folder or file of that name here, so from the hub or its cache")
+    try:
+        config = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
+        describe(read_json(config, "the teacher's configuration"))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
+    except GatedRepoError:
+        raise UserError(
+            f"{name}: is gated; accept its terms on the hub and log in with `hf auth login`"
+        ) from None
+    except (OSError, HFValidationError, RuntimeError) as error:
+        # Not found, offline, no network, a proxy's answer: the hub's client has one exception for each.
+        raise UserError(
+            f"{name}: no such folder or file here, and the hub cannot give it ({type(error).__name__}); "
+            "check the name and the network, or fetch it first and name the folder"
+        ) from None
+
+
+def from_gguf(file: Path, cache: Path, say: Callable[[str], object]) -> Path:
+    """`file` as a checkpoint folder in float32, converted by transformers once and then found by its hash."""
+    name = gguf_architecture(file)
+    if name not in FAMILIES:
+        raise unknown("architecture", name, FAMILIES)
+    folder = cache / "gguf" / sha256(file)
+    if folder.is_dir():
+        return folder
+    say(f"{file.name}: converting to a checkpoint folder in float32, once")
+    with staged(folder) as staging:
+        _convert(file, staging)
+    return folder
+
+
+def gguf_architecture(file: Path) -> str:
+    """`general.architecture` of a GGUF file; UserError where the file is none or is damaged."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise UserError(f"{file}: is no GGUF file; name a checkpoint folder, a GGUF file or a hub id")
+    from gguf import GGUFReader
+
+    try:
+        return str(GGUFReader(file).fields["general.architecture"].contents())
+    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError) as error:
+        # The reader maps the file and trusts its counts; a short or damaged one fails in any of these.
+        raise UserError(f"{file}: truncated or corrupt GGUF ({error}); copy or download it again") from None
+
+
+def _convert(file: Path, staging: Path) -> None:
+    """Read weights and tokenizer of GGUF `file` through transformers and save them as an HF folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    # The weights are plain floats now; save_pretrained refuses a model that still carries the marks.
+    setattr(model, "hf_quantizer", None)  # noqa: B010 - torch types every attribute as a tensor
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(staging)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(staging)
