@@ -1,0 +1,184 @@
+"""The tables of the page as plain text cells: the same ones in report.html and report.md."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from toolchain.report.front import front
+from toolchain.report.join import Row
+from toolchain.report.lineage import Student
+from toolchain.report.units import count, mb, ms, three
+
+Setting = tuple[Any, ...]
+DECODER_COLUMNS = ("weights", "file MB", "perplexity", "first token ms", "token ms", "token p95", "memory MB")
+CLASSIFIER_COLUMNS = ("model", "weights", "score", "sentence ms", "p95", "file MB", "memory MB")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a table that share a subject: its name, what is true of all of them, and the cells."""
+
+    head: str
+    facts: dict[str, str]
+    rows: list[list[str]]
+    on_front: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; `note` says under which conditions its numbers were measured."""
+
+    title: str
+    note: str
+    of: str
+    columns: tuple[str, ...]
+    groups: list[Group]
+
+
+def settings(rows: Iterable[Row]) -> dict[Setting, list[Row]]:
+    """Language models' rows by what makes them comparable: device, workload, threads, and the text measured on.
+
+    A checkpoint's row (measured in PyTorch) joins every setting with its text; an artifact without a
+    perplexity joins the setting of its device. The setting with the most rows comes first.
+    """
+    found: dict[Setting, list[Row]] = {}
+    decoders = [r for r in rows if r["kind"] == "decoder"]
+    artifacts = [r for r in decoders if r["subject"] == "artifact"]
+    for row in sorted(artifacts, key=lambda r: r["perplexity"] is None):
+        machine, text = _machine(row), _text(row)
+        twin = next((key for key in found if key[:3] == machine), None) if row["perplexity"] is None else None
+        found.setdefault(twin or (*machine, *text), []).append(row)
+    for row in (r for r in decoders if r["subject"] == "checkpoint"):
+        homes = [key for key in found if key[3:] == _text(row)] or [(*_machine(row), *_text(row))]
+        for key in homes:
+            found.setdefault(key, []).append(row)
+    place = {id(row): i for i, row in enumerate(decoders)}
+    return {
+        key: sorted(group, key=lambda r: place[id(r)])
+        for key, group in sorted(found.items(), key=lambda item: -len(item[1]))
+    }
+
+
+def _machine(row: Row) -> Setting:
+    return row["device"], row["workload"], row["threads"]
+
+
+def _text(row: Row) -> Setting:
+    return row["corpus_sha256"], row["window"], row["blocks"]
+
+
+def fronts(rows: list[Row], cost: str) -> list[Row]:
+    """The artifacts that no other beats in `cost` and perplexity at once, cheapest first."""
+    able = [
+        r for r in rows if r["subject"] == "artifact" and r[cost] is not None and r["perplexity"] is not None
+    ]
+    return [able[i] for i in front([(r[cost], r["perplexity"]) for r in able])]
+
+
+def conditions(rows: list[Row]) -> str:
+    """In words: on which device, what was asked of it, and on which text perplexity was measured."""
+    row = next((r for r in rows if r["subject"] == "artifact"), rows[0])
+    parts = [f"device {row['device']}" + (" (emulated: no times)" if row["emulated"] else "")]
+    if row["threads"]:
+        parts.append(f"{row['threads']:.0f} thread" + "s" * (row["threads"] != 1))
+    if row["workload"]:
+        sizes = (
+            f" ({row['prompt']:.0f} tokens in, {row['generate']:.0f} out)"
+            if row["prompt"] and row["generate"]
+            else ""
+        )
+        parts.append(f"workload {row['workload']}{sizes}")
+    if row["rounds"]:
+        parts.append(f"{row['rounds']:.0f} rounds")
+    text = next((r for r in rows if r["perplexity"] is not None), None)
+    if text:
+        blocks = (
+            f", {text['blocks']:.0f} blocks of {text['window']:.0f} tokens"
+            if text["blocks"] and text["window"]
+            else ""
+        )
+        parts.append(f"perplexity on {text['corpus'] or 'an unnamed text'}{blocks}")
+    return "; ".join(parts)
+
+
+def decoder_table(rows: list[Row], known: dict[str, Student]) -> Table:
+    """Language models of one setting, a group per student: its PyTorch checkpoint, then its artifacts."""
+    best = {id(r) for r in fronts(rows, "token_s_median")}
+    groups = []
+    for sha in dict.fromkeys(r["checkpoint_sha256"] for r in rows):
+        mine = [r for r in rows if r["checkpoint_sha256"] == sha]
+        cells = [
+            [
+                "PyTorch" if r["subject"] == "checkpoint" else r["recipe"] or "",
+                "" if r["subject"] == "checkpoint" else mb(r["file_bytes"]),
+                three(r["perplexity"]),
+                ms(r["first_token_s_median"]),
+                ms(r["token_s_median"]),
+                ms(r["token_s_p95"]),
+                mb(r["peak_rss_bytes_median"]),
+            ]
+            for r in mine
+        ]
+        facts = {"layers": layers(known[sha]), "parameters": count(known[sha].parameters)}
+        marked = tuple(i for i, r in enumerate(mine) if id(r) in best)
+        groups.append(Group(known[sha].label, facts, cells, marked))
+    return Table("Language models", conditions(rows), "model", DECODER_COLUMNS, groups)
+
+
+def layers(student: Student) -> str:
+    """Layers kept, and of how many: "6 of 12"."""
+    if not student.layers:
+        return ""
+    whole = ((student.compression or {}).get("teacher") or {}).get("layers")
+    cut = (student.compression or {}).get("init") != "random"
+    return f"{student.layers} of {whole}" if whole and cut else f"{student.layers}"
+
+
+def classifier_table(rows: Iterable[Row], known: dict[str, Student]) -> Table | None:
+    """Classifiers, a group per task and device, the baseline that knows no language first; None without any."""
+    mine = [r for r in rows if r["kind"] == "classifier"]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for r in mine:
+        homes = [r] if r["subject"] == "artifact" else [x for x in mine if x["task"] == r["task"]]
+        for device in dict.fromkeys(x["device"] for x in homes):
+            groups.setdefault((r["task"] or "unnamed task", device), []).append(r)
+    if not groups:
+        return None
+    devices = {device for _, device in groups}
+    return Table(
+        "Classifiers",
+        conditions(mine) + "; score beside a bag of word n-grams on the same rows",
+        "task",
+        CLASSIFIER_COLUMNS,
+        [
+            Group(
+                task if len(devices) == 1 else f"{task} on {device}",
+                _task_facts(group),
+                _task_rows(group, known),
+            )
+            for (task, device), group in groups.items()
+        ],
+    )
+
+
+def _task_facts(rows: list[Row]) -> dict[str, str]:
+    metric = next((r["metric"] for r in rows if r["metric"]), "")
+    size = next((r["task_rows"] for r in rows if r["task_rows"]), None)
+    return {"metric": metric, "rows": f"{size:,.0f}" if size else ""}
+
+
+def _task_rows(rows: list[Row], known: dict[str, Student]) -> list[list[str]]:
+    floor = next((r["baseline"] for r in rows if r["baseline"] is not None), None)
+    cells = [["bag of n-grams (baseline)", "", three(floor), "", "", "", ""]] if floor is not None else []
+    for sha in dict.fromkeys(r["checkpoint_sha256"] for r in rows):
+        mine, student = [r for r in rows if r["checkpoint_sha256"] == sha], known[sha]
+        tuned = (student.glue or {}).get("value")
+        if tuned is not None and all(r["subject"] != "checkpoint" for r in mine):
+            cells.append([student.label, "PyTorch", three(tuned), "", "", "", ""])
+        for r in mine:
+            torch = r["subject"] == "checkpoint"
+            times = ms(r["sentence_s_median"]), ms(r["sentence_s_p95"])
+            sizes = "" if torch else mb(r["file_bytes"]), mb(r["peak_rss_bytes_median"])
+            weights = "PyTorch" if torch else r["recipe"] or ""
+            cells.append([student.label, weights, three(r["task_value"]), *times, *sizes])
+    return cells
