@@ -1,0 +1,72 @@
+"""The metrics of labelled tasks, computed by scikit-learn and scipy on the host; a device returns logits."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from devices.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    """Share of rows whose predicted class is the label."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predictions))
+
+
+def f1(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    """F1 of class 1 of a two-class task; 0 where class 1 is neither predicted nor present."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, pos_label=1, average="binary", zero_division=0))
+
+
+def matthews(predictions: Sequence[int], labels: Sequence[int]) -> float:
+    """Matthews' correlation coefficient; 0 where all predictions, or all labels, are one class."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def pearson_spearman(predictions: Sequence[float], labels: Sequence[float]) -> float:
+    """Mean of Pearson's and Spearman's correlation, as GLUE's STS-B; 0 where either side is constant."""
+    import numpy as np
+    from scipy.stats import pearsonr, spearmanr
+
+    if len(labels) < 2 or np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    pearson = pearsonr(predictions, labels).statistic
+    return float((pearson + spearmanr(predictions, labels).statistic) / 2)
+
+
+METRICS: dict[str, Callable[[Sequence, Sequence], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+    "pearson_spearman": pearson_spearman,
+}
+
+# What a metric can be computed on; a task that asks for another is refused when its task.toml is read.
+PROBLEM_OF = {name: "regression" if name == "pearson_spearman" else "classification" for name in METRICS}
+
+
+def score(metric: str, predictions: Any, labels: Any) -> float:
+    """The metric's value; `predictions` and `labels` [rows] are class indices, or scores in a regression.
+
+    Raises:
+        UserError: an unknown metric, no rows, or predictions that are not one per label.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    if len(predictions) != len(labels) or not len(labels):
+        raise UserError(
+            f"{metric}: {len(predictions)} predictions for {len(labels)} labels; give one for each"
+        )
+    return METRICS[metric](predictions, labels)
+
+
+def decide(problem: str, logits: "np.ndarray") -> "np.ndarray":
+    """Predictions [rows] from logits [rows, labels]: the likeliest class, or a regression's only column."""
+    return logits[:, 0] if problem == "regression" else logits.argmax(axis=-1)
