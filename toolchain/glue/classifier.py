@@ -1,0 +1,100 @@
+"""A decoder that classifies, in PyTorch: rows to ids, padded batches, logits of the last real token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devices.errors import UserError
+from devices.text import encode_row, load_tokenizer, special_ids
+from toolchain.glue.tasks import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel
+
+ROWS_AT_ONCE = 32
+
+
+def separator(checkpoint: Path) -> int:
+    """The end-of-text id that stands between the texts of a pair and pads rows; UserError without one."""
+    found = special_ids(checkpoint)["eos"]
+    if not found:
+        raise UserError(
+            f"{checkpoint / 'config.json'}: names no eos_token_id, which padding and pairs need; add it"
+        )
+    return found[0]
+
+
+def encode(checkpoint: Path, rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+    """Ids of each row, 1 to `max_tokens` of them, by the function that the exported runtime uses."""
+    tokenizer, between = load_tokenizer(checkpoint), separator(checkpoint)
+    ids = [encode_row(tokenizer, row.text_a, row.text_b, max_tokens, between) for row in rows]
+    return [_ended(row, between) for row in ids]
+
+
+def _ended(ids: list[int], end: int) -> list[int]:
+    """The row without end-of-text marks at its end: the model looks for the last token that is not one."""
+    while len(ids) > 1 and ids[-1] == end:
+        ids = ids[:-1]
+    return ids
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> "dict[str, torch.Tensor]":
+    """input_ids and attention_mask, int64 [rows, longest], padded to the right."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = [[*row, *[pad_id] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def load(checkpoint: Path) -> "PreTrainedModel":
+    """A fine-tuned classifier in float32, in evaluation mode, on the GPU where there is one."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def predict(
+    model: "PreTrainedModel", rows: Sequence[Sequence[int]], batch: int = ROWS_AT_ONCE
+) -> "np.ndarray":
+    """Logits float32 [rows, labels] in the order given; rows of like length run together."""
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    pieces = []
+    with torch.inference_mode():
+        for start in tqdm(
+            range(0, len(order), batch), desc="classify", unit="batch", leave=False, disable=None
+        ):
+            inputs = pad([rows[row] for row in order[start : start + batch]], model.config.pad_token_id)
+            logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
+            pieces.append(logits.float().cpu().numpy())
+    return np.concatenate(pieces)[np.argsort(order)]
+
+
+class quiet:  # noqa: N801 - used as a function: `with quiet():`
+    """While it lasts transformers says errors only and draws no bars of its own."""
+
+    def __enter__(self) -> None:
+        """Remember what transformers said before."""
+        from transformers.utils import logging
+
+        self.verbosity, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: Any) -> None:
+        """Let it speak as before."""
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.verbosity)
+        if self.bars:
+            logging.enable_progress_bar()
