@@ -1,0 +1,258 @@
+"""A benchmark: artifacts in turn over several rounds, each in a process of its own, and their quality apart."""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.process import ask
+from bench.stats import spread
+from bench.workloads import Workload, workload_for
+from devices import profiles
+from devices.artifact import Artifact, open_artifact
+from devices.errors import UserError
+from devices.files import read_json, sha256, write_json
+
+SCHEMA = 1
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """A labelled task's rows (text, second text or None) and how logits [rows, labels] become its metric."""
+
+    name: str
+    metric: str
+    rows: Sequence[tuple[str, str | None]]
+    score: Callable[[list[list[float]]], float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, the same for all artifacts. `corpus` is a UTF-8 text file, measured in windows of
+    `window` tokens (None: 512, or the model's positions), the first `blocks` of them (None: all)."""
+
+    workload: str | None = None
+    device: str = "local"
+    threads: int | None = None
+    rounds: int = ROUNDS
+    corpus: Path | None = None
+    corpus_name: str | None = None
+    window: int | None = None
+    blocks: int | None = None
+    task: TaskRows | None = None
+    seed: int = 0
+
+
+def bench(
+    artifacts: Sequence[Path],
+    out: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: bool = True,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Measure `artifacts` and write one result JSON each into the folder `out`; the results, in that order.
+
+    `settings` are those of Settings. Rounds are interleaved and shuffled by the seed, so that a machine
+    that slows down slows all of them. Nothing is written before all is measured. UserError for anything
+    that does not verify, does not fit or fails, before the first measurement where it can be known then.
+    """
+    chosen = Settings(**settings)
+    profile = profiles.load(chosen.device)
+    if chosen.rounds < 1:
+        raise UserError(f"rounds is {chosen.rounds}; it must be 1 or more")
+    opened = _open(artifacts)
+    plans = [workload_for(chosen.workload, a.kind, a.model["positions"]) for a in opened]
+    _tell_scaled(opened, plans, say)
+    corpus = _corpus(chosen)
+    prepare(out)
+    rounds: list[list[dict[str, Any]]] = [[] for _ in opened]
+    order = _schedule(len(opened), chosen.rounds, chosen.seed)
+    judged = sum(_has_quality(artifact, chosen) for artifact in opened)
+    with tqdm(total=len(order) + judged, unit="run", disable=not progress, leave=False) as bar:
+        for at in order:
+            bar.set_description(opened[at].name)
+            rounds[at].append(ask(_request(opened[at], plans[at], chosen), str(opened[at].path)))
+            bar.update()
+        qualities = []
+        for artifact in opened:
+            bar.set_description(f"{artifact.name}: quality")
+            qualities.append(_quality(artifact, chosen, corpus))
+            bar.update(_has_quality(artifact, chosen))
+    results = [
+        _result(artifact, path, plan, profile, chosen, found, quality)
+        for artifact, path, plan, found, quality in zip(
+            opened, artifacts, plans, rounds, qualities, strict=True
+        )
+    ]
+    for result in results:
+        write_json(place(out, result), result)
+    return results
+
+
+def prepare(out: Path) -> None:
+    """Make the results' folder now: a place that cannot be written is better known before an hour's work."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, and --out names a folder of results; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def place(out: Path, result: dict[str, Any]) -> Path:
+    """Where a result goes: NAME--DEVICE--WORKLOAD.json, numbered where that name holds another's.
+
+    An earlier result of the same bytes and the same settings is overwritten: it has been measured again.
+    """
+    parts = (result["subject"]["name"], result["device"]["name"], result["workload"]["name"])
+    stem = "--".join(re.sub(r"[^\w.+-]+", "_", part).strip(".")[:80] or "_" for part in parts)
+    number, path = 1, out / f"{stem}.json"
+    while path.exists() and not _same(path, result):
+        number += 1
+        path = out / f"{stem}-{number}.json"
+    return path
+
+
+def _same(path: Path, result: dict[str, Any]) -> bool:
+    """Whether the file holds a result that `result` measures again."""
+    try:
+        return _identity(read_json(path, "a result")) == _identity(result)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return False  # somebody else's file: left alone
+
+
+def _identity(result: dict[str, Any]) -> tuple[Any, ...]:
+    perplexity, task = (result["quality"][key] or {} for key in ("perplexity", "task"))
+    text = (
+        (perplexity.get("corpus") or {}).get("sha256"),
+        perplexity.get("window"),
+        perplexity.get("blocks"),
+    )
+    subject, device = result["subject"]["sha256"], result["device"]["name"]
+    return subject, device, result["workload"], result["threads"], *text, task.get("name"), task.get("rows")
+
+
+def _open(artifacts: Sequence[Path]) -> list[Artifact]:
+    """The artifacts, each verified once, none twice."""
+    if not artifacts:
+        raise UserError("no artifact to measure; name at least one")
+    opened = [open_artifact(Path(path)) for path in artifacts]
+    for at, artifact in enumerate(opened):
+        if artifact.path.resolve() in {other.path.resolve() for other in opened[:at]}:
+            raise UserError(f"{artifact.path}: named twice; name each artifact once")
+    return opened
+
+
+def _tell_scaled(opened: list[Artifact], plans: list[Workload], say: Callable[[str], None]) -> None:
+    for artifact, plan in zip(opened, plans, strict=True):
+        if plan.scaled_from:
+            asked, positions = plan.scaled_from, artifact.model["positions"]
+            say(
+                f"{artifact.name} has {positions} positions: {plan.name} is scaled from "
+                f"{asked['prompt']}+{asked['generate']} to {plan.prompt}+{plan.generate} tokens"
+            )
+
+
+def _corpus(chosen: Settings) -> dict[str, str] | None:
+    """Name and hash of the text, read before anything is measured."""
+    if chosen.corpus is None:
+        return None
+    if not chosen.corpus.is_file():
+        raise UserError(f"{chosen.corpus}: no such file; --corpus names a UTF-8 text file")
+    return {"name": chosen.corpus_name or chosen.corpus.name, "sha256": sha256(chosen.corpus)}
+
+
+def _schedule(artifacts: int, rounds: int, seed: int) -> list[int]:
+    """Which artifact is measured when: each once per round, in an order shuffled anew for each round."""
+    rng = random.Random(seed)
+    return [at for _ in range(rounds) for at in rng.sample(range(artifacts), artifacts)]
+
+
+def _request(artifact: Artifact, plan: Workload, chosen: Settings) -> dict[str, Any]:
+    rows = chosen.task.rows if chosen.task and artifact.kind == "classifier" else None
+    return {
+        "action": "measure",
+        "artifact": str(artifact.path),
+        "workload": plan.as_dict(),
+        "threads": chosen.threads,
+        "seed": chosen.seed,
+        "rows": rows[: plan.rows] if rows else None,
+    }
+
+
+def _has_quality(artifact: Artifact, chosen: Settings) -> bool:
+    """Whether something is asked of this artifact besides its speed."""
+    return (chosen.corpus if artifact.kind == "decoder" else chosen.task) is not None
+
+
+def _quality(artifact: Artifact, chosen: Settings, corpus: dict[str, str] | None) -> dict[str, Any]:
+    """Perplexity of a decoder, a task's metric of a classifier, each from a process that is not timed."""
+    found: dict[str, Any] = {"perplexity": None, "task": None}
+    request = {"artifact": str(artifact.path), "threads": chosen.threads}
+    if artifact.kind == "decoder" and corpus is not None:
+        text = {"corpus": str(chosen.corpus), "window": chosen.window, "blocks": chosen.blocks}
+        answer = ask({"action": "perplexity", **request, **text}, str(artifact.path))
+        found["perplexity"] = {**answer, "corpus": corpus}
+    elif artifact.kind == "classifier" and chosen.task is not None:
+        task = chosen.task
+        answer = ask({"action": "predict", **request, "rows": task.rows}, str(artifact.path))
+        value = task.score(answer["logits"])
+        found["task"] = {"name": task.name, "metric": task.metric, "value": value, "rows": len(task.rows)}
+    return found
+
+
+def _result(
+    artifact: Artifact,
+    path: Path,
+    plan: Workload,
+    profile: profiles.Profile,
+    chosen: Settings,
+    rounds: list[dict[str, Any]],
+    quality: dict[str, Any],
+) -> dict[str, Any]:
+    """One result: medians and percentiles beside all raw samples, and where they come from."""
+    per_round = {
+        key: [r[key] for r in rounds if r.get(key) is not None] for key in ("load_s", "first_token_s")
+    }
+    pooled = {key: [s for r in rounds for s in r.get(key) or ()] for key in ("token_s", "sentence_s")}
+    peaks = [r["peak_rss_bytes"] for r in rounds if r["peak_rss_bytes"] is not None]
+    return {
+        "schema": SCHEMA,
+        "kind": "bench",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "subject": subject(artifact, path),
+        "device": profile.as_dict(),
+        "workload": plan.as_dict(),
+        "environment": {**rounds[0]["environment"], "emulated": profile.emulated},
+        "rounds": chosen.rounds,
+        "threads": rounds[0]["threads"],
+        "seed": chosen.seed,
+        **{key: spread(samples) for key, samples in {**per_round, **pooled}.items()},
+        "peak_rss_bytes": spread(peaks),
+        "file_bytes": artifact.file_bytes,
+        "quality": quality,
+    }
+
+
+def subject(artifact: Artifact, path: Path) -> dict[str, Any]:
+    """What a result says was measured: enough to join it with its checkpoint, student and teacher."""
+    manifest = artifact.manifest
+    return {
+        "type": "artifact",
+        "name": artifact.name,
+        "path": str(path),
+        "sha256": artifact.sha256,
+        "kind": artifact.kind,
+        "recipe": artifact.recipe,
+        "parameters": artifact.model.get("parameters"),
+        "layers": artifact.model["layers"],
+        "file_bytes": artifact.file_bytes,
+        "model": artifact.model,
+        "lineage": manifest.get("lineage"),
+        "task": manifest.get("task"),
+        "parity": manifest.get("parity"),
+    }
