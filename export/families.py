@@ -109,7 +109,8 @@ FAMILIES: dict[str, Family] = {
         window_switch="use_sliding_window",
     ),
 }
-ACTIVATIONS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu", "relu", "silu", "swish")
+GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # by tanh
+ACTIVATIONS = (*GELUS, "gelu", "relu", "silu", "swish")
 ROPES = ("default", "linear", "llama3")
 HEAD = "lm_head.weight"
 SCORE = "score.weight"

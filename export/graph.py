@@ -1,0 +1,161 @@
+"""The inference graph of a decoder or a classifier, written node by node from an architecture's description.
+
+Norms are fused with the residual sums before them; biases go into the node that follows where it takes one.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from export.architecture import Architecture
+from export.attention import Context, attention, context, wants_positions
+from export.builder import CONTRIB, DATA, Builder, typed, value
+from export.checkpoint import Checkpoint
+from export.families import GELUS
+from export.recipes import Recipe
+from export.weights import MINOR_BITS, Source, gather, head, project, table, vector
+
+INT64 = ir.DataType.INT64
+END = np.iinfo(np.int64).max
+Values = list[ir.Value]
+
+
+def write_graph(
+    checkpoint: Checkpoint, arch: Architecture, recipe: Recipe, folder: Path, producer: str
+) -> dict[str, int]:
+    """Write model.onnx and model.onnx.data into `folder`; returns stored bytes by precision."""
+    with (folder / DATA).open("wb") as stream:
+        builder = Builder(folder, stream)
+        source = Source(checkpoint, arch, recipe, builder)
+        inputs, outputs = _classifier(source) if arch.kind == "classifier" else _decoder(source)
+        builder.save(inputs, outputs, arch.kind, producer)
+    return builder.bytes
+
+
+def _decoder(source: Source) -> tuple[Values, Values]:
+    """input_ids, attention_mask[, position_ids], past... -> logits [batch, kept, vocab], present..."""
+    arch, b = source.arch, source.builder
+    ids = value("input_ids", INT64, ["batch", "sequence"])
+    mask = value("attention_mask", INT64, ["batch", "total_sequence"])
+    positions = value("position_ids", INT64, ["batch", "sequence"]) if wants_positions(arch) else None
+    shared = context(source, mask, positions, cached=True)
+    embedding = table(source, "embedding", source.recipe.head_bits if arch.tied else _minor_bits(source))
+    x = _body(source, gather(source, embedding, ids, "embedding"), shared)
+    # How many last positions pass through the head: 0, the default, is all of them, as -0 is the start.
+    keep = b.tensor("logits_to_keep", np.array(0))
+    axes = [b.tensor(f"axis_{i}", np.array([i])) for i in (0, 1)]
+    start = b.op("Unsqueeze", [b.op("Neg", [keep], "keep.start"), axes[0]], "keep.starts")
+    x = b.op("Slice", [x, start, b.tensor("end", np.array([END])), axes[1]], "kept")
+    last = embedding if arch.tied else table(source, "head", source.recipe.head_bits)
+    logits = typed(head(source, last, x, "logits"), ["batch", "kept", arch.vocab])
+    inputs = [
+        ids,
+        mask,
+        *([positions] if positions else []),
+        *(v for past in shared.pasts for v in past),
+        keep,
+    ]
+    return inputs, [logits, *shared.presents]
+
+
+def _classifier(source: Source) -> tuple[Values, Values]:
+    """input_ids, attention_mask -> logits [batch, labels], read at the position of the mask's last 1."""
+    arch, b = source.arch, source.builder
+    ids = value("input_ids", INT64, ["batch", "sequence"])
+    mask = value("attention_mask", INT64, ["batch", "sequence"])
+    embedding = table(source, "embedding", _minor_bits(source))
+    shared = context(source, mask, _own_positions(source, ids), cached=False)
+    x = _body(source, gather(source, embedding, ids, "embedding"), shared)
+    last = b.op("ArgMax", [mask], "last", axis=1, keepdims=1, select_last_index=1)
+    x = b.op("GatherND", [x, last], "read", batch_dims=1)
+    score = b.tensor("score.weight", source.outer("score").T, "float32")
+    return [ids, mask], [typed(b.op("MatMul", [x, score], "logits"), ["batch", int(arch.labels or 0)])]
+
+
+def _own_positions(source: Source, ids: ir.Value) -> ir.Value | None:
+    """Positions from 0 on, for a graph without a past: [1, sequence] if learned, [1] if rotated."""
+    b, zero, one = source.builder, np.array(0), source.builder.tensor("one", np.array(1))
+    if not wants_positions(source.arch):
+        return None
+    if source.arch.family.position == "rotary":
+        return b.tensor("first_position", np.array([0]))
+    length = b.op("Gather", [b.op("Shape", [ids], "ids.shape"), one], "ids.length")
+    steps = b.op("Range", [b.tensor("zero", zero), length, one], "steps")
+    return b.op("Unsqueeze", [steps, b.tensor("axis_0", np.array([0]))], "positions")
+
+
+def _minor_bits(source: Source) -> int:
+    """Bits of a table that is only gathered from; in a float recipe it stays float."""
+    return 32 if source.recipe.head_bits == 32 else MINOR_BITS
+
+
+def _body(source: Source, x: ir.Value, shared: Context) -> ir.Value:
+    """All layers and the final norm over embedded `x` [batch, sequence, hidden]; same shape out."""
+    arch = source.arch
+    if arch.family.position == "learned" and shared.positions is not None:
+        rows = table(source, "positions", _minor_bits(source))
+        # Not the fused operator: it does not broadcast positions that all rows share.
+        x = source.builder.op("Add", [x, gather(source, rows, shared.positions, "position")], "embedded")
+    residual, h = x, _first_norm(source, x)
+    for i in range(arch.layers):
+        out = project(source, i, "o", attention(source, i, h, shared))
+        h, residual = _norm(source, (i, "norm2"), out, residual, vector(source, i, "o.bias"))
+        out = _mlp(source, i, h)
+        following = (i + 1, "norm1") if i + 1 < arch.layers else None
+        h, residual = _norm(source, following, out, residual, vector(source, i, "down.bias"))
+    return h
+
+
+def _norm_weights(source: Source, at: tuple[int, str] | None) -> list[ir.Value | None]:
+    """Weight, and bias for LayerNorm, of a layer's norm or (None) the final one."""
+    parts = ("weight", "bias") if source.arch.family.norm == "layer" else ("weight",)
+    if at is None:
+        return [source.builder.tensor(f"final.{p}", source.outer(f"final.{p}"), "float32") for p in parts]
+    return [vector(source, at[0], f"{at[1]}.{part}") for part in parts]
+
+
+def _first_norm(source: Source, x: ir.Value) -> ir.Value:
+    kind = "LayerNormalization" if source.arch.family.norm == "layer" else "RMSNormalization"
+    weights = _norm_weights(source, (0, "norm1"))
+    return source.builder.op(kind, [x, *weights], "layers.0.norm1", axis=-1, epsilon=source.arch.eps)
+
+
+def _norm(
+    source: Source, at: tuple[int, str] | None, x: ir.Value, skip: ir.Value, bias: ir.Value | None
+) -> tuple[ir.Value, ir.Value]:
+    """(norm of the sum, the sum) of branch `x`, its `bias` and the residual stream `skip`."""
+    simplified = "" if source.arch.family.norm == "layer" else "Simplified"
+    name = "final" if at is None else f"layers.{at[0]}.{at[1]}"
+    inputs = [x, skip, *_norm_weights(source, at), *([bias] if bias else [])]
+    outputs = source.builder.op(
+        f"Skip{simplified}LayerNormalization",
+        inputs,
+        name,
+        outputs=4,
+        domain=CONTRIB,
+        epsilon=source.arch.eps,
+    )
+    return outputs[0], outputs[3]
+
+
+def _mlp(source: Source, i: int, h: ir.Value) -> ir.Value:
+    """The layer's MLP without the bias of its last matrix, which goes into the norm that follows."""
+    b, name = source.builder, f"layers.{i}.activation"
+    up = project(source, i, "up", h, vector(source, i, "up.bias"))
+    if "gate" not in source.arch.family.layer:
+        return project(source, i, "down", _activate(source, up, name))
+    gate = project(source, i, "gate", h, vector(source, i, "gate.bias"))
+    gated = b.op("Mul", [_activate(source, gate, name), up], f"layers.{i}.gated")
+    return project(source, i, "down", gated)
+
+
+def _activate(source: Source, x: ir.Value, name: str) -> ir.Value:
+    b, kind = source.builder, source.arch.activation
+    if kind in GELUS:  # the tanh approximation, which is FastGelu's formula
+        return b.op("FastGelu", [x], name, domain=CONTRIB)
+    if kind == "gelu":
+        return b.op("Gelu", [x], name, domain=CONTRIB)
+    if kind == "relu":
+        return b.op("Relu", [x], name)
+    return b.op("QuickGelu", [x], name, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x): SiLU

@@ -1,0 +1,52 @@
+"""How to quantize: a table of frozen records. `toolchain list recipes` shows them, a manifest repeats one."""
+
+from dataclasses import dataclass
+
+from devices.errors import unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Precision by part of the graph. Bits are 32 (float), 8 or 4; blocks are weights that share a scale.
+
+    `block` is the largest block of the body's matrices and `head_block` of embedding and head: the operators
+    want a power of two, and the largest one that divides the matrix's inner size is taken, as a padded
+    block would store zeros. `symmetric` leaves out zero points. `search` tries several scales for each block
+    and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
+    """
+
+    name: str
+    description: str
+    bits: int = 32
+    block: int = 128
+    symmetric: bool = True
+    search: bool = False
+    head_bits: int = 32  # head and token embedding, which are one tensor where they are tied
+    head_block: int = 128
+    accuracy_level: int = 4
+
+
+RECIPES: dict[str, Recipe] = {
+    "fp32": Recipe("fp32", "float weights as they are; the reference"),
+    "int8": Recipe(
+        "int8", "8-bit weights in blocks, int8 arithmetic, one scale per block", bits=8, head_bits=8
+    ),
+    # Four bits bend a model enough that offsets and a search for each scale pay; embedding and head, whose
+    # errors reach the logits undamped, stay at eight.
+    "int4": Recipe(
+        "int4",
+        "4-bit weights in blocks of 32 with zero points, scales searched; embedding and head 8-bit",
+        bits=4,
+        block=32,
+        symmetric=False,
+        search=True,
+        head_bits=8,
+    ),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`; UserError with the near ones where there is none."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]

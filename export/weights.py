@@ -1,0 +1,153 @@
+"""A checkpoint's weights as parts of the graph: matrix products, tables and head, as the recipe says.
+
+Each function reads the tensors it needs, stores them through the builder and forgets them, so that an
+export never holds more than one matrix (query, key and value together count as one).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.architecture import Architecture, layer_tensors, outer_tensors
+from export.builder import CONTRIB, Builder
+from export.checkpoint import Checkpoint
+from export.quantize import fit_block, quantize
+from export.recipes import Recipe
+
+MINOR_BITS = 8  # tables that are gathered from and are no head: learned positions, an untied embedding
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a graph is made from, and the builder it goes to."""
+
+    checkpoint: Checkpoint
+    arch: Architecture
+    recipe: Recipe
+    builder: Builder
+
+    def outer(self, slot: str) -> np.ndarray:
+        """A tensor outside the layers as float32, as it is stored."""
+        return self.checkpoint.read(outer_tensors(self.arch)[slot][0])
+
+    def vector(self, layer: int, slot: str) -> np.ndarray | None:
+        """A norm weight or bias of a layer; for `qkv.bias` those of q, k and v joined; None without one."""
+        slots = layer_tensors(self.arch, layer)
+        if slot == "qkv.bias" and slot not in slots:
+            parts = [self.vector(layer, f"{part}.bias") for part in "qkv"]
+            return None if any(part is None for part in parts) else np.concatenate(parts)  # type: ignore[arg-type]
+        return self.checkpoint.read(slots[slot][0]) if slot in slots else None
+
+    def matrix(self, layer: int, slot: str) -> np.ndarray:
+        """A weight matrix of a layer as float32 [out, in]; for `qkv` those of q, k and v joined."""
+        slots = layer_tensors(self.arch, layer)
+        if slot == "qkv" and "qkv.weight" not in slots:
+            return np.concatenate([self.matrix(layer, part) for part in "qkv"])
+        stored = self.checkpoint.read(slots[f"{slot}.weight"][0])
+        return stored.T if self.arch.family.conv1d else stored
+
+
+def vector(source: Source, layer: int, slot: str) -> ir.Value | None:
+    """The initializer of a layer's norm weight or bias, None where the architecture has none."""
+    array = source.vector(layer, slot)
+    return None if array is None else source.builder.tensor(f"layers.{layer}.{slot}", array, "float32")
+
+
+def project(source: Source, layer: int, slot: str, x: ir.Value, bias: ir.Value | None = None) -> ir.Value:
+    """`x` [batch, sequence, in] times a layer's matrix, plus `bias`: [batch, sequence, out]."""
+    name, recipe = f"layers.{layer}.{slot}", source.recipe
+    weight = source.matrix(layer, slot)
+    if recipe.bits == 32:
+        return _float_product(source.builder, name, x, weight, bias)
+    block = fit_block(weight.shape[1], recipe.block)
+    found = quantize(weight, recipe.bits, block, symmetric=recipe.symmetric, search=recipe.search)
+    stored = source.builder.quantized(f"{name}.weight", found)
+    return _quantized_product(source, name, x, stored, (*weight.shape, block, recipe.bits), bias)
+
+
+def _float_product(b: Builder, name: str, x: ir.Value, weight: np.ndarray, bias: ir.Value | None) -> ir.Value:
+    stored = b.tensor(f"{name}.weight", weight.T, "float32")
+    if bias is None:
+        return b.op("MatMul", [x, stored], name)
+    return b.op("Add", [b.op("MatMul", [x, stored], f"{name}.product"), bias], name)
+
+
+def _quantized_product(
+    source: Source,
+    name: str,
+    x: ir.Value,
+    stored: tuple[ir.Value, ir.Value, ir.Value | None],
+    form: tuple[int, int, int, int],
+    bias: ir.Value | None = None,
+) -> ir.Value:
+    """MatMulNBits over `stored`; `form` is (out, in, block, bits)."""
+    inputs = [x, *stored, *((None, bias) if bias is not None else ())]
+    return source.builder.op(
+        "MatMulNBits",
+        inputs[: 3 if inputs[3:] == [None] else None],
+        name,
+        domain=CONTRIB,
+        N=form[0],
+        K=form[1],
+        block_size=form[2],
+        bits=form[3],
+        accuracy_level=source.recipe.accuracy_level,
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A stored table [rows, width] to gather from: an initializer, quantized where `form` is given."""
+
+    stored: tuple[ir.Value, ir.Value | None, ir.Value | None]
+    form: tuple[int, int, int, int] | None  # (rows, width, block, bits)
+
+
+def table(source: Source, slot: str, bits: int) -> Table:
+    """Store the embedding, position or head table; quantized ones are symmetric.
+
+    Symmetric because the two operators that read a tied table want zero points in different shapes.
+    """
+    weight, name = source.outer(slot), f"{slot}.weight"
+    if bits == 32:
+        return Table((source.builder.tensor(name, weight, "float32"), None, None), None)
+    block = fit_block(weight.shape[1], source.recipe.head_block)
+    found = quantize(weight, bits, block, symmetric=True, search=bits < 8)
+    return Table(source.builder.quantized(name, found), (*weight.shape, block, bits))
+
+
+def gather(source: Source, rows: Table, ids: ir.Value, name: str) -> ir.Value:
+    """Rows of the table by id: float32 [batch, sequence, width]. Quantized ones are expanded."""
+    b, (weight, scales, _) = source.builder, rows.stored
+    if rows.form is None:
+        return b.op("Gather", [weight, ids], name)
+    _, width, block, bits = rows.form
+    # The packed rows are read as they lie, [rows, blocks, block], by this operator and by the head alike;
+    # only the scales, a fiftieth of the size, need a second shape.
+    scales3 = b.op("Unsqueeze", [scales, b.tensor("axis_2", np.array([2]))], f"{name}.scales")
+    blocks = b.op(
+        "GatherBlockQuantized",
+        [weight, ids, scales3],
+        f"{name}.blocks",
+        domain=CONTRIB,
+        bits=bits,
+        block_size=block,
+        gather_axis=0,
+        quantize_axis=2,
+    )
+    padded = -(-width // block) * block
+    flat = b.op("Reshape", [blocks, b.tensor(f"shape_{padded}", np.array([0, 0, padded]))], f"{name}.rows")
+    if padded == width:
+        return flat
+    ends = b.tensor(f"width_{width}", np.array([width]))
+    return b.op(
+        "Slice", [flat, b.tensor("zero", np.array([0])), ends, b.tensor("axis_2", np.array([2]))], name
+    )
+
+
+def head(source: Source, rows: Table, x: ir.Value, name: str) -> ir.Value:
+    """`x` [batch, kept, hidden] times the table, transposed: [batch, kept, vocab]."""
+    if rows.form is None:
+        return source.builder.op("FusedMatMul", [x, rows.stored[0]], name, domain=CONTRIB, transB=1)
+    return _quantized_product(source, name, x, rows.stored, rows.form)  # type: ignore[arg-type]
