@@ -63,6 +63,7 @@ def randomize(teacher: Path, keep: list[int], seed: int, staging: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
     checkpoint, arch = open_teacher(teacher)
+    staging.mkdir(parents=True, exist_ok=True)
     write_json(staging / "config.json", cut_config(checkpoint.config, keep))
     set_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(staging), dtype=torch.float32)
