@@ -86,7 +86,7 @@ def kind_examples(rng: random.Random, train_rows: int, dev_rows: int) -> Split:
     sides: dict[str, set[bool]] = {}
     for doc in stdlib.documents():
         text = opening(stdlib.sentences(doc.text))
-        if doc.kind in ("class", "function") and text:
+        if doc.kind in ("class", "function") and text and text.isprintable():
             kinds.setdefault(text, set()).add(doc.kind)
             sides.setdefault(text, set()).add(stdlib.is_heldout(doc.module))
     clear = {text: next(iter(found)) for text, found in kinds.items() if len(found) == 1}
@@ -123,7 +123,7 @@ def order_examples(rng: random.Random, train_rows: int, dev_rows: int) -> Split:
     sides: dict[str, set[bool]] = {}
     for doc in stdlib.documents():
         for sentence in stdlib.sentences(doc.text):
-            if places(sentence.split()):
+            if sentence.isprintable() and places(sentence.split()):
                 sides.setdefault(sentence, set()).add(stdlib.is_heldout(doc.module))
 
     def drawn(heldout: bool, rows: int) -> list[Example]:

@@ -1,0 +1,57 @@
+"""`toolchain evaluate`: perplexity or a task's metric of a checkpoint or an artifact."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--corpus", help="Text file to take perplexity on, read whole; default: stdlib, its held-out part."
+)
+@click.option(
+    "--window", type=click.IntRange(min=2), help="Tokens a window.  [default: 512, or the model's positions]"
+)
+@click.option("--blocks", type=click.IntRange(min=1), help="Only the first so many windows.  [default: all]")
+@click.option(
+    "--task", metavar="NAME", help="Labelled task, or a folder with a task.toml; default: the model's."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder that holds the tasks' folders.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of results to add this one to.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    model: Path,
+    corpus: str | None,
+    window: int | None,
+    blocks: int | None,
+    task: str | None,
+    data: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Say how good MODEL is, a checkpoint or an artifact: both see the same tokens in the same windows.
+
+    A decoder's perplexity is taken on a text, a classifier's metric on a labelled task's dev rows.
+
+    \b
+    Example:
+      toolchain evaluate demo-out/teacher --corpus stdlib --blocks 8 --out results
+    """
+    from toolchain.evaluate import evaluate
+
+    result = evaluate(model, corpus=corpus, window=window, blocks=blocks, task=task, data=data, out=out)
+    click.echo(json.dumps(result, indent=2) if as_json else sentence(result))
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """The result in a line of plain words."""
+    name, quality = result["subject"]["name"], result["quality"]
+    if task := quality["task"]:
+        return f"{name}: {task['metric']} {task['value']:.3f} on {task['rows']} dev rows of {task['name']}"
+    found = quality["perplexity"]
+    value = "not finite" if found["value"] is None else f"{found['value']:.2f}"
+    cut = f"{found['tokens']} tokens in {found['blocks']} windows of {found['window']}"
+    return f"{name}: perplexity {value} on {found['corpus']['name']} ({cut})"
