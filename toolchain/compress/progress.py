@@ -1,0 +1,54 @@
+"""A training run's progress: one bar on stderr, or a line now and then where there is no terminal."""
+
+import sys
+import time
+from typing import Any
+
+import click
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+
+class Bar(TrainerCallback):
+    """Steps, loss and tokens/s; held-out loss as a line of its own. `tokens` is what one step sees."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.live = sys.stderr.isatty()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar where an earlier run stopped."""
+        self.first, self.start, self.said = state.global_step, time.monotonic(), time.monotonic()
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            disable=not (self.live and state.is_world_process_zero),
+            dynamic_ncols=True,
+        )
+        if state.global_step and state.is_world_process_zero:
+            click.echo(f"  going on from the snapshot at step {state.global_step}", err=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advance the bar."""
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Show the newest loss; without a terminal, one line in ten seconds."""
+        if not logs or not state.is_world_process_zero:
+            return
+        now = time.monotonic()
+        speed = (state.global_step - self.first) * self.tokens / max(now - self.start, 1e-9)
+        if "eval_loss" in logs:
+            with tqdm.external_write_mode(sys.stderr):
+                click.echo(f"  step {state.global_step}: held-out loss {logs['eval_loss']:.4f}", err=True)
+        elif "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", tokens_s=f"{speed:.0f}")
+            if not self.live and now - self.said > 10:
+                self.said = now
+                step = f"step {state.global_step}/{state.max_steps}"
+                click.echo(f"  {step}: loss {logs['loss']:.3f}, {speed:.0f} tokens/s", err=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        self.bar.close()

@@ -1,0 +1,331 @@
+"""Training a checkpoint further on a corpus: plain language modelling, or distillation from a teacher.
+
+On transformers' Trainer (docs/adr/0003-trainer.md). Everything is budgeted in tokens, and one step sees
+`batch` blocks of `window` tokens whatever the number of processes.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devices.errors import UserError, unknown
+from toolchain.compress.objectives import OBJECTIVES, next_token
+from toolchain.corpus import load, pack
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel, Trainer
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. None means: derived from the model or the corpus, and recorded as what it became."""
+
+    objective: str = "lm"  # lm, or a name in OBJECTIVES (needs a teacher)
+    corpus: str = "stdlib"
+    heldout: str | None = None
+    tokens: int | None = None  # default: one pass over the corpus
+    steps: int | None = None  # instead of tokens
+    window: int | None = None  # tokens a block; default: min(512, the model's positions)
+    batch: int = 8  # blocks a step, over all processes
+    lr: float = 5e-4
+    warmup: float = 0.05  # share of the steps
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    temperature: float | None = None  # default: the objective's
+    alpha: float | None = None  # weight of the teacher's part; default: the objective's
+    seed: int = 0
+    snapshot_every: int = 200  # steps
+    patience: int | None = None  # stop after so many epochs without a better held-out loss, keep the best
+    gradient_checkpointing: bool = False
+    heldout_blocks: int = 64  # at most so many blocks for perplexity before and after
+
+
+def train(model_dir: Path, staging: Path, training: Training, teacher_dir: Path | None = None) -> dict[str, Any]:
+    """Train the checkpoint in `model_dir` in place (float32 weights) and return the training record.
+
+    Snapshots live in `staging/snapshots`; a run that was killed goes on from the newest whole one when
+    called with the same arguments. Perplexity is on held-out text, before and after.
+
+    Raises:
+        UserError: an unknown objective, a corpus that cannot be used, vocabularies that differ, a loss
+            that is not a number.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    training = _resolved(training, teacher_dir)
+    set_seed(training.seed)
+    config = json.loads((model_dir / "config.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    _set_dropout(model, training.dropout)
+    _fuse_gelu(model)
+    teacher = _load_teacher(teacher_dir, model) if teacher_dir else None
+    corpus = load(training.corpus, training.heldout)
+    window = training.window or min(512, model.config.max_position_embeddings)
+    blocks = pack(corpus.train, model_dir, model.config.eos_token_id, window)
+    heldout = _heldout_blocks(corpus.heldout, model_dir, window)
+    steps = training.steps or math.ceil((training.tokens or blocks.size) / (window * training.batch))
+    training = replace(training, window=window, steps=steps, tokens=steps * window * training.batch)
+
+    scored = heldout[: training.heldout_blocks]
+    before = perplexity(model, scored, staging / "before.json")
+    trainer = _trainer(model, teacher, blocks, heldout, training, staging / "snapshots")
+    start = time.monotonic()
+    earlier = _elapsed(staging)
+    with _recorded_time(staging, start, earlier):
+        trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots"))
+    seconds = earlier + time.monotonic() - start
+    _set_dropout(model, 0.0)
+    after = perplexity(model, scored)
+    if trainer.is_world_process_zero():
+        _save(model, model_dir, config)
+    seen = trainer.state.global_step * window * training.batch
+    return {
+        **asdict(training),
+        "corpus": {"name": corpus.name, "sha256": corpus.sha256, "tokens": int(blocks.size)},
+        "tokens": seen,
+        "steps": trainer.state.global_step,
+        "epochs": round(seen / blocks.size, 3),
+        "hours": round(seconds / 3600, 4),
+        "tokens_per_second": round(seen / seconds, 1),
+        "perplexity": {"before": before, "after": after, "tokens": scored[:, 1:].size, "window": window},
+        "losses": [[e["step"], round(e["loss"], 5)] for e in trainer.state.log_history if "loss" in e],
+        "heldout_losses": [
+            [e["step"], round(e["eval_loss"], 5)] for e in trainer.state.log_history if "eval_loss" in e
+        ],
+    }
+
+
+def _resolved(training: Training, teacher_dir: Path | None) -> Training:
+    if training.objective == "lm":
+        return training
+    if training.objective not in OBJECTIVES:
+        raise unknown("objective", training.objective, OBJECTIVES)
+    if teacher_dir is None:
+        raise UserError(f"objective '{training.objective}': needs a teacher to distil from; name one")
+    default = OBJECTIVES[training.objective]
+    return replace(
+        training,
+        temperature=training.temperature or default.temperature,
+        alpha=default.alpha if training.alpha is None else training.alpha,
+    )
+
+
+def _heldout_blocks(texts: Any, model_dir: Path, window: int) -> "np.ndarray":
+    """The held-out text as one stream without end-of-text marks, exactly as `toolchain evaluate` cuts it."""
+    from bench.quality import windows
+    from tokenizers import Tokenizer
+
+    text = "\n\n".join(texts["text"])
+    ids = Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    return windows(ids, window)
+
+
+def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None = None) -> float:
+    """exp of the mean next-token loss over `blocks` int64 [blocks, window]; read from `memo` if it is there."""
+    import torch
+    from bench.quality import perplexity as score
+
+    if memo and memo.exists():
+        return json.loads(memo.read_text())
+
+    def logits(ids: "np.ndarray") -> "np.ndarray":
+        with torch.inference_mode():
+            return model(torch.from_numpy(ids).to(model.device)).logits.float().cpu().numpy()
+
+    model.eval()
+    value = float(score(logits, blocks)["value"])
+    if memo:
+        memo.write_text(json.dumps(value))
+    return value
+
+
+def _load_teacher(teacher_dir: Path, student: "PreTrainedModel") -> "PreTrainedModel":
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    teacher = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype=torch.float32)
+    sizes = teacher.config.vocab_size, student.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{teacher_dir}: the teacher's vocabulary has {sizes[0]} entries, the student's {sizes[1]}")
+    _fuse_gelu(teacher)
+    return teacher.eval().requires_grad_(False)
+
+
+def _set_dropout(model: "PreTrainedModel", p: float) -> None:
+    """One dropout for embeddings and residuals; attention weights stay without, for the fused kernel."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0 if "attn_dropout" in name else p
+
+
+def _fuse_gelu(model: "PreTrainedModel") -> None:
+    """GPT-2's `gelu_new` as torch's one fused kernel: the same function, one pass over memory, not seven."""
+    from transformers.activations import GELUTanh, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, GELUTanh())
+
+
+def _trainer(
+    model: "PreTrainedModel",
+    teacher: "PreTrainedModel | None",
+    blocks: "np.ndarray",
+    heldout: "np.ndarray",
+    training: Training,
+    snapshots: Path,
+) -> "Trainer":
+    import torch
+    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from toolchain.compress.progress import Bar
+
+    gpu = torch.cuda.is_available()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if training.batch % world:
+        raise UserError(f"--batch {training.batch}: cannot be shared by {world} processes; choose a multiple")
+    assert training.steps is not None
+    patient = training.patience is not None
+    epoch = max(1, len(blocks) // training.batch)
+    every = epoch if patient else training.snapshot_every
+    arguments = TrainingArguments(
+        output_dir=str(snapshots),
+        max_steps=training.steps,
+        per_device_train_batch_size=training.batch // world,
+        per_device_eval_batch_size=8,
+        learning_rate=training.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(training.warmup * training.steps),
+        weight_decay=training.weight_decay,
+        adam_beta2=0.95,
+        optim="adamw_torch_fused",
+        max_grad_norm=1.0,
+        bf16=gpu,
+        gradient_checkpointing=training.gradient_checkpointing,
+        seed=training.seed,
+        data_seed=training.seed,
+        logging_steps=max(1, min(20, training.steps // 20)),
+        save_steps=every,
+        save_total_limit=2,
+        eval_strategy="steps" if patient else "no",
+        eval_steps=every,
+        load_best_model_at_end=patient,
+        metric_for_best_model="eval_loss" if patient else None,
+        use_cpu=not gpu,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=gpu,
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+    class Distiller(Trainer):
+        """The Trainer with our loss: plain cross-entropy, or the objective's on both models' logits."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            output = model(input_ids=inputs["input_ids"], use_cache=False)
+            loss = language_loss(output.logits, inputs["labels"], inputs["input_ids"], teacher, training)
+            if model.training and not torch.isfinite(loss):
+                raise UserError(
+                    f"training: the loss is {loss.item()} at step {self.state.global_step}; "
+                    f"lower --lr ({training.lr}) and run again"
+                )
+            return (loss, output) if return_outputs else loss
+
+    trainer = Distiller(
+        model=model,
+        args=arguments,
+        train_dataset=Blocks(blocks),
+        eval_dataset=Blocks(heldout),
+        callbacks=[Bar(training.batch * (training.window or 0))],
+    )
+    if patient:
+        trainer.add_callback(EarlyStoppingCallback(training.patience))
+    for chatter in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(chatter)
+    return trainer
+
+
+def language_loss(
+    logits: "torch.Tensor",
+    labels: "torch.Tensor",
+    ids: "torch.Tensor",
+    teacher: "PreTrainedModel | None",
+    training: Training,
+) -> "torch.Tensor":
+    """The loss of one batch: logits [batch, window, vocabulary], labels and ids [batch, window] -> scalar."""
+    import torch
+    import torch.nn.functional as F
+
+    rows, targets = next_token(logits, labels)
+    if teacher is None:
+        return F.cross_entropy(rows.float(), targets)
+    with torch.no_grad():
+        wanted, _ = next_token(teacher.to(ids.device)(input_ids=ids, use_cache=False).logits, labels)
+    return OBJECTIVES[training.objective].loss(rows, wanted, targets, training.temperature, training.alpha)
+
+
+class Blocks:
+    """Packed blocks int64 [blocks, window] as a map-style dataset; a block is its own labels."""
+
+    def __init__(self, blocks: "np.ndarray") -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        """The number of blocks."""
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One block, as what the Trainer's collator stacks."""
+        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+
+
+def newest_snapshot(snapshots: Path) -> str | None:
+    """The newest snapshot that was written whole, as Trainer's last file shows; torn ones are removed."""
+    newest = None
+    for folder in sorted(snapshots.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+            newest = str(folder)
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+    return newest
+
+
+def _elapsed(staging: Path) -> float:
+    with contextlib.suppress(OSError, ValueError):
+        return float(json.loads((staging / "seconds.json").read_text()))
+    return 0.0
+
+
+@contextlib.contextmanager
+def _recorded_time(staging: Path, start: float, earlier: float) -> Iterator[None]:
+    """Seconds of training so far survive an interrupt, so that a resumed run reports all of them."""
+    try:
+        yield
+    finally:
+        (staging / "seconds.json").write_text(json.dumps(earlier + time.monotonic() - start))
+
+
+def _save(model: "PreTrainedModel", model_dir: Path, config: dict[str, Any]) -> None:
+    """The weights as training left them (float32), the config as it came in but for that precision."""
+    for old in model_dir.glob("*.safetensors*"):
+        old.unlink()
+    model.save_pretrained(model_dir, max_shard_size="4GB")
+    config["dtype"] = "float32"
+    config.pop("torch_dtype", None)
+    (model_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n")

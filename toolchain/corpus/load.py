@@ -1,0 +1,182 @@
+"""A corpus by name or path: documents, a train and a held-out part, and a hash that names the text."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devices.errors import UserError
+from toolchain.corpus import stdlib
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+HELDOUT_SHARE = 20  # one document in so many is held out, by the hash of its text
+BUILDERS = {".txt": "text", ".text": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named text: `train` and `heldout` are datasets with one column `text`, a row per document."""
+
+    name: str
+    sha256: str
+    train: "Dataset"
+    heldout: "Dataset"
+
+
+def load(spec: str, heldout: str | None = None) -> Corpus:
+    """The corpus that `spec` names: `stdlib`, a .txt/.jsonl/.parquet file, a folder of them, or `hub:NAME[:CONFIG]`.
+
+    A text file's documents are its paragraphs; a jsonl or parquet file's are the rows of its column `text`.
+    Where `heldout` names no corpus of its own, one document in 20 is held out by the hash of its text.
+
+    Raises:
+        UserError: nothing there, no text in it, no column `text`, a wrong encoding, an unreachable hub.
+    """
+    from datasets import Dataset
+
+    if spec == "stdlib":
+        texts, held = (Dataset.from_dict({"text": list(part)}) for part in stdlib.split())
+    else:
+        texts = _documents(spec)
+        held = None
+    if heldout is not None:
+        held = _documents(heldout) if heldout != "stdlib" else load("stdlib").heldout
+    elif held is None:
+        side = [int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELDOUT_SHARE == 0 for text in texts["text"]]
+        held = texts.select([i for i, out in enumerate(side) if out])
+        texts = texts.select([i for i, out in enumerate(side) if not out])
+    for part, what in ((texts, "text to train on"), (held, "held-out text (name some with --heldout)")):
+        if not len(part):
+            raise UserError(f"corpus '{spec}': holds no {what}; name a larger one")
+    return Corpus(spec, _sha256([*texts["text"], "\0", *held["text"]]), texts, held)
+
+
+def _sha256(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _documents(spec: str) -> "Dataset":
+    """All documents of a file, a folder or a hub dataset, those without a word left out."""
+    from datasets import concatenate_datasets
+
+    with _quiet():
+        if spec.startswith("hub:"):
+            parts = [_hub(*spec.split(":")[1:3])]
+        else:
+            parts = [_file(path) for path in _files(Path(spec))]
+        texts = concatenate_datasets([part.select_columns("text") for part in parts])
+        return texts.filter(lambda text: bool(text and text.strip()), input_columns="text")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS)
+        if not files:
+            raise UserError(f"corpus '{path}': no {', '.join(BUILDERS)} file in this folder; put text there")
+        return files
+    if not path.exists():
+        raise UserError(f"corpus '{path}': no such file or folder; name one, or stdlib, or hub:NAME")
+    if path.suffix not in BUILDERS:
+        raise UserError(f"corpus '{path}': cannot read '{path.suffix}' files; use one of {', '.join(BUILDERS)}")
+    return [path]
+
+
+def _file(path: Path) -> "Dataset":
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    if path.stat().st_size == 0:
+        raise UserError(f"corpus '{path}': is empty; name a file with text in it")
+    builder = BUILDERS[path.suffix]
+    options = {"sample_by": "paragraph"} if builder == "text" else {}
+    try:
+        data = load_dataset(builder, data_files=str(path), split="train", **options)
+    except (DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"corpus '{path}': cannot be read as {builder} in UTF-8 ({cause}); convert it") from None
+    if "text" not in data.column_names:
+        raise UserError(f"corpus '{path}': has no column 'text' (has {', '.join(data.column_names)}); rename one")
+    return data
+
+
+def _hub(name: str, config: str | None = None) -> "Dataset":
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(name, config, split="train")
+    except (OSError, ValueError, RuntimeError) as error:  # each release of datasets wraps network faults otherwise
+        raise UserError(f"corpus 'hub:{name}': cannot be fetched ({error}); check the name and the network") from None
+    if "text" not in data.column_names:
+        raise UserError(f"corpus 'hub:{name}': has no column 'text' (has {', '.join(data.column_names)})")
+    return data
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence datasets' own bars: a command shows one bar, its own."""
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar
+
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
+
+
+def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np.ndarray":
+    """Tokenize documents, put `eos` after each, and cut the stream into full blocks: int64 [blocks, window].
+
+    What is left at the end and fills no block is dropped.
+
+    Raises:
+        UserError: the text is shorter than one block.
+    """
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    coder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    coder.no_truncation()
+    coder.no_padding()
+    end = [] if eos is None else [eos]
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return {"ids": [e.ids + end for e in coder.encode_batch(batch["text"], add_special_tokens=False)]}
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    with _quiet():
+        ids = texts.map(encode, batched=True, remove_columns=texts.column_names)
+    stream = ids.with_format("arrow").data.column("ids").combine_chunks().flatten().to_numpy()
+    blocks = len(stream) // window
+    if not blocks:
+        raise UserError(
+            f"corpus: {len(stream)} tokens are fewer than one block of {window}; name a larger one or a smaller --window"
+        )
+    return np.asarray(stream[: blocks * window], np.int64).reshape(blocks, window)
+
+
+def heldout_file(spec: str, cache: Path | None = None) -> Path:
+    """A text file to evaluate on: the held-out part of `stdlib`, written once to the cache, or `spec` itself."""
+    if spec != "stdlib":
+        path = Path(spec)
+        if not path.is_file():
+            raise UserError(f"corpus '{spec}': no such text file; name one, or stdlib")
+        return path
+    text = "\n\n".join(stdlib.split()[1])
+    name = hashlib.sha256(text.encode()).hexdigest()
+    root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolchain" / "corpus"
+    path = root / f"stdlib-heldout-{name[:16]}.txt"
+    if not path.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    return path
