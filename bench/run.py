@@ -1,24 +1,21 @@
-"""A benchmark: artifacts in turn over several rounds, each in a process of its own, and their quality apart."""
+"""A benchmark: artifacts in turn over several rounds, a process each; their quality measured apart."""
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from bench import result
 from bench.process import ask
-from bench.stats import spread
 from bench.workloads import Workload, workload_for
 from devices import profiles
 from devices.artifact import Artifact, open_artifact
 from devices.errors import UserError
-from devices.files import read_json, sha256, write_json
+from devices.files import sha256, write_json
 
-SCHEMA = 1
 ROUNDS = 5
 
 
@@ -70,6 +67,7 @@ def bench(
     opened = _open(artifacts)
     plans = [workload_for(chosen.workload, a.kind, a.model["positions"]) for a in opened]
     _tell_scaled(opened, plans, say)
+    _check_asked(opened, chosen)
     corpus = _corpus(chosen)
     prepare(out)
     rounds: list[list[dict[str, Any]]] = [[] for _ in opened]
@@ -86,13 +84,13 @@ def bench(
             qualities.append(_quality(artifact, chosen, corpus))
             bar.update(_has_quality(artifact, chosen))
     results = [
-        _result(artifact, path, plan, profile, chosen, found, quality)
+        result.build(artifact, path, plan, profile, chosen.seed, found, quality)
         for artifact, path, plan, found, quality in zip(
             opened, artifacts, plans, rounds, qualities, strict=True
         )
     ]
-    for result in results:
-        write_json(place(out, result), result)
+    for one in results:
+        write_json(result.place(out, one), one)
     return results
 
 
@@ -101,39 +99,6 @@ def prepare(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, and --out names a folder of results; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-
-
-def place(out: Path, result: dict[str, Any]) -> Path:
-    """Where a result goes: NAME--DEVICE--WORKLOAD.json, numbered where that name holds another's.
-
-    An earlier result of the same bytes and the same settings is overwritten: it has been measured again.
-    """
-    parts = (result["subject"]["name"], result["device"]["name"], result["workload"]["name"])
-    stem = "--".join(re.sub(r"[^\w.+-]+", "_", part).strip(".")[:80] or "_" for part in parts)
-    number, path = 1, out / f"{stem}.json"
-    while path.exists() and not _same(path, result):
-        number += 1
-        path = out / f"{stem}-{number}.json"
-    return path
-
-
-def _same(path: Path, result: dict[str, Any]) -> bool:
-    """Whether the file holds a result that `result` measures again."""
-    try:
-        return _identity(read_json(path, "a result")) == _identity(result)
-    except (UserError, KeyError, TypeError, AttributeError):
-        return False  # somebody else's file: left alone
-
-
-def _identity(result: dict[str, Any]) -> tuple[Any, ...]:
-    perplexity, task = (result["quality"][key] or {} for key in ("perplexity", "task"))
-    text = (
-        (perplexity.get("corpus") or {}).get("sha256"),
-        perplexity.get("window"),
-        perplexity.get("blocks"),
-    )
-    subject, device = result["subject"]["sha256"], result["device"]["name"]
-    return subject, device, result["workload"], result["threads"], *text, task.get("name"), task.get("rows")
 
 
 def _open(artifacts: Sequence[Path]) -> list[Artifact]:
@@ -145,6 +110,21 @@ def _open(artifacts: Sequence[Path]) -> list[Artifact]:
         if artifact.path.resolve() in {other.path.resolve() for other in opened[:at]}:
             raise UserError(f"{artifact.path}: named twice; name each artifact once")
     return opened
+
+
+def _check_asked(opened: list[Artifact], chosen: Settings) -> None:
+    """UserError where no artifact can use the corpus or task given, or a classifier is for another one."""
+    kinds = {artifact.kind for artifact in opened}
+    if chosen.corpus is not None and "decoder" not in kinds:
+        raise UserError("--corpus is for decoders, and no artifact given is one; leave it out")
+    if chosen.task is None:
+        return
+    if "classifier" not in kinds:
+        raise UserError("--task is for classifiers, and no artifact given is one; leave it out")
+    for artifact in opened:
+        made_for = (artifact.manifest.get("task") or {}).get("name")
+        if artifact.kind == "classifier" and made_for != chosen.task.name:
+            raise UserError(f"{artifact.path}: was made for task {made_for}; name that with --task")
 
 
 def _tell_scaled(opened: list[Artifact], plans: list[Workload], say: Callable[[str], None]) -> None:
@@ -203,56 +183,3 @@ def _quality(artifact: Artifact, chosen: Settings, corpus: dict[str, str] | None
         value = task.score(answer["logits"])
         found["task"] = {"name": task.name, "metric": task.metric, "value": value, "rows": len(task.rows)}
     return found
-
-
-def _result(
-    artifact: Artifact,
-    path: Path,
-    plan: Workload,
-    profile: profiles.Profile,
-    chosen: Settings,
-    rounds: list[dict[str, Any]],
-    quality: dict[str, Any],
-) -> dict[str, Any]:
-    """One result: medians and percentiles beside all raw samples, and where they come from."""
-    per_round = {
-        key: [r[key] for r in rounds if r.get(key) is not None] for key in ("load_s", "first_token_s")
-    }
-    pooled = {key: [s for r in rounds for s in r.get(key) or ()] for key in ("token_s", "sentence_s")}
-    peaks = [r["peak_rss_bytes"] for r in rounds if r["peak_rss_bytes"] is not None]
-    return {
-        "schema": SCHEMA,
-        "kind": "bench",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "subject": subject(artifact, path),
-        "device": profile.as_dict(),
-        "workload": plan.as_dict(),
-        "environment": {**rounds[0]["environment"], "emulated": profile.emulated},
-        "rounds": chosen.rounds,
-        "threads": rounds[0]["threads"],
-        "seed": chosen.seed,
-        **{key: spread(samples) for key, samples in {**per_round, **pooled}.items()},
-        "peak_rss_bytes": spread(peaks),
-        "file_bytes": artifact.file_bytes,
-        "quality": quality,
-    }
-
-
-def subject(artifact: Artifact, path: Path) -> dict[str, Any]:
-    """What a result says was measured: enough to join it with its checkpoint, student and teacher."""
-    manifest = artifact.manifest
-    return {
-        "type": "artifact",
-        "name": artifact.name,
-        "path": str(path),
-        "sha256": artifact.sha256,
-        "kind": artifact.kind,
-        "recipe": artifact.recipe,
-        "parameters": artifact.model.get("parameters"),
-        "layers": artifact.model["layers"],
-        "file_bytes": artifact.file_bytes,
-        "model": artifact.model,
-        "lineage": manifest.get("lineage"),
-        "task": manifest.get("task"),
-        "parity": manifest.get("parity"),
-    }

@@ -20,7 +20,7 @@ from devices.artifact import Artifact, open_artifact
 from devices.errors import UserError
 from devices.machine import environment, peak_rss
 from devices.runtime import ROWS_AT_ONCE, Classifier, Decoder
-from devices.text import encode_text
+from devices.text import encode_text, read_text
 
 
 def measure_decoder(artifact: Artifact, workload: Workload, threads: int | None, seed: int) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def measure_classifier(
     seed: int,
     rows: list[list[str | None]] | None,
 ) -> dict[str, Any]:
-    """Seconds to load and per sentence, one sample per pass over all rows; tokenizing is counted for texts."""
+    """Seconds to load and per sentence, a sample per pass over all rows; tokenizing counts for texts."""
     assert workload.rows is not None and workload.tokens is not None
     began = time.perf_counter()
     classifier = Classifier(artifact, threads)
@@ -101,11 +101,7 @@ def perplexity(request: dict[str, Any]) -> dict[str, Any]:
     """Perplexity of a decoder on a text file, one window at a time, as it would be used."""
     artifact = open_artifact(Path(request["artifact"]), verify=False)
     decoder = Decoder(artifact, request["threads"])
-    path = Path(request["corpus"])
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; convert it first") from None
+    text = read_text(Path(request["corpus"]))
     window = request["window"] or quality.default_window(artifact.model["positions"])
     blocks = quality.windows(encode_text(decoder.tokenizer, text), window, request["blocks"])
     return quality.perplexity(decoder.logits, blocks)

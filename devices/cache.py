@@ -4,6 +4,8 @@ GroupQueryAttention sees that both are the same memory and writes new positions 
 copies nothing and allocates nothing but its logits.
 """
 
+import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ class Cache:
             present = value.name.replace(PAST, PRESENT, 1)
             if present not in outputs:
                 raise UserError(f"the graph takes {value.name} but gives no {present}; export it again")
-            self.buffers[value.name] = np.zeros(past_shape(value, batch, context), dtype=dtype_of(value))
+            self.buffers[value.name] = _zeros(past_shape(value, batch, context), dtype_of(value))
             shared = ort.OrtValue.ortvalue_from_numpy(self.buffers[value.name])
             self.binding.bind_ortvalue_input(value.name, shared)
             self.binding.bind_ortvalue_output(present, shared)
@@ -47,6 +49,19 @@ class Cache:
         self.session.run_with_iobinding(self.binding)
         self.lengths = lengths
         return self.binding.get_outputs()[-1].numpy()  # bound after the presents, so it is the last
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeroed memory in small pages that become resident one by one, as they are written.
+
+    np.zeros asks the kernel for huge pages: a head's first position would then take the room of thousands
+    (a 30-layer model with 8192 positions: 248 MB resident after a prompt of 128 tokens instead of 6).
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=dtype).reshape(shape)
 
 
 def past_inputs(session: Any) -> list[Any]:

@@ -29,6 +29,19 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
+def read_text(path: Path) -> str:
+    """A UTF-8 file's whole text, newlines as they are, without a byte order mark; UserError if it is none."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name a UTF-8 text file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert the text to UTF-8") from None
+    if not text.strip():
+        raise UserError(f"{path}: holds no text; name another")
+    return text
+
+
 def encode_row(
     tokenizer: Tokenizer, text_a: str, text_b: str | None, max_tokens: int, separator_id: int
 ) -> list[int]:

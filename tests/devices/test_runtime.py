@@ -18,6 +18,7 @@ def decoder(decoder_folder):
 
 
 def random_ids(decoder, *shape, seed=0):
+    """Ids of the decoder's vocabulary, never the end token 0."""
     return np.random.default_rng(seed).integers(1, decoder.artifact.model["vocab"], shape)
 
 
@@ -195,5 +196,6 @@ def test_a_graph_that_does_not_load_is_one_line(own_artifact, junk):
 
 
 def reseal(folder):
+    """Make the manifest vouch for what is in the folder now."""
     manifest = json.loads((folder / "manifest.json").read_text())
     seal(folder, {key: value for key, value in manifest.items() if key not in ("schema", "files")})

@@ -1,0 +1,137 @@
+"""`toolchain bench`: measure artifacts on a device."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bench.run import TaskRows
+
+
+@click.command()
+@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of results to add these to."
+)
+@click.option("--device", default="local", show_default=True, help="A device's name, or its TOML file.")
+@click.option("--workload", help="What to measure.  [default: chat; classify for a classifier]")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: physical cores]")
+@click.option(
+    "--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="Fresh processes each."
+)
+@click.option("--corpus", help="Text file to take perplexity on, or stdlib: its held-out part.")
+@click.option(
+    "--window", type=click.IntRange(min=2), help="Tokens a window.  [default: 512, or the model's positions]"
+)
+@click.option("--blocks", type=click.IntRange(min=1), help="Only the first so many windows.  [default: all]")
+@click.option("--task", metavar="NAME", help="Labelled task to take a classifier's metric on (dev rows).")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder that holds the tasks' folders.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of tokens and order.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON list.")
+def command(
+    artifacts: tuple[Path, ...],
+    out: Path,
+    corpus: str | None,
+    task: str | None,
+    data: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Measure ARTIFACTS: load, first token, time per token, peak memory, and quality where a text is given.
+
+    Each round of each artifact is a fresh process, in shuffled turns; one result is written per artifact.
+
+    \b
+    Example:
+      toolchain bench demo-out/artifacts/distilled-int8 --rounds 3 --out results
+    """
+    from bench.run import bench
+
+    if corpus is not None:
+        from toolchain.corpus import heldout_file
+
+        settings["corpus"] = heldout_file(corpus)
+        settings["corpus_name"] = "stdlib" if corpus == "stdlib" else None
+    rows = None if task is None else task_rows(task, data)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    results = bench(list(artifacts), out, say=say, task=rows, **settings)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+        return
+    click.echo("\n".join(table(results)))
+    click.echo(f"results in {out}")
+
+
+def task_rows(name: str, data: Path | None) -> "TaskRows":
+    """A task's dev rows and its metric, as `bench` takes them; the metric is computed here, on the host."""
+    from bench.run import TaskRows
+    from toolchain.glue.metrics import decide, score
+    from toolchain.glue.tasks import load_task
+
+    task = load_task(name, data)
+    rows = task.rows("dev")
+
+    def value(logits: list[list[float]]) -> float:
+        import numpy as np
+
+        return score(task.metric, decide(task.problem, np.array(logits)), [row.label or 0 for row in rows])
+
+    return TaskRows(task.name, task.metric, [(row.text_a, row.text_b) for row in rows], value)
+
+
+COLUMNS = (
+    "artifact",
+    "load ms",
+    "first token ms",
+    "ms/token",
+    "p95",
+    "ms/sentence",
+    "peak MB",
+    "file MB",
+    "quality",
+)
+
+
+def table(results: list[dict[str, Any]]) -> list[str]:
+    """Medians in aligned columns; a column that no result fills is left out."""
+    rows = [COLUMNS, *(_row(result) for result in results)]
+    kept = [at for at in range(len(COLUMNS)) if any(row[at] for row in rows[1:])]
+    widths = [max(len(row[at]) for row in rows) for at in kept]
+    lines = []
+    for row in rows:
+        name, *cells = (row[at] for at in kept)
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
+    return lines
+
+
+def _row(result: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        result["subject"]["name"],
+        _scaled(result["load_s"], "median", 1e3, 0),
+        _scaled(result["first_token_s"], "median", 1e3, 1),
+        _scaled(result["token_s"], "median", 1e3, 2),
+        _scaled(result["token_s"], "p95", 1e3, 2),
+        _scaled(result["sentence_s"], "median", 1e3, 2),
+        _scaled(result["peak_rss_bytes"], "median", 1e-6, 0),
+        f"{result['file_bytes'] / 1e6:.1f}",
+        _quality(result["quality"]),
+    )
+
+
+def _scaled(spread: dict[str, Any] | None, key: str, factor: float, digits: int) -> str:
+    return "" if spread is None else f"{spread[key] * factor:.{digits}f}"
+
+
+def _quality(quality: dict[str, Any]) -> str:
+    if quality["task"]:
+        return f"{quality['task']['metric']} {quality['task']['value']:.3f}"
+    if quality["perplexity"]:
+        value = quality["perplexity"]["value"]
+        return "perplexity not finite" if value is None else f"perplexity {value:.2f}"
+    return ""
