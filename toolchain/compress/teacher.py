@@ -37,7 +37,7 @@ def resolve(teacher: str, cache: Path, say: Callable[[str], object] = lambda lin
     UserError, one line, for everything that cannot be used. No code of a model repository is ever run.
     """
     path = Path(teacher)
-    if path.is_dir():
+    if teacher and path.is_dir():
         describe(read_json(path / "config.json", "the teacher's configuration"))
         return path
     if path.is_file():
@@ -112,7 +112,12 @@ def _convert(file: Path, staging: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            f"{file}: transformers cannot read this GGUF ({error}); use another quantization or the original"
+        ) from None
     # The weights are plain floats now; save_pretrained refuses a model that still carries the marks.
     setattr(model, "hf_quantizer", None)  # noqa: B010 - torch types every attribute as a tensor
     if hasattr(model.config, "quantization_config"):
