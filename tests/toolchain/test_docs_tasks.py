@@ -107,7 +107,7 @@ def test_opening_takes_whole_sentences_within_the_bound():
 
 def test_a_swap_exchanges_two_different_plain_neighbours_inside():
     """First and last word stay, as do words with marks; equal neighbours are no swap."""
-    words = "Return the the file, if it is open.".split()
+    words = ["Return", "the", "the", "file,", "if", "it", "is", "open."]
     assert places(words) == [4, 5]
     swapped = {swap(" ".join(words), random.Random(seed)) for seed in range(20)}
     assert swapped == {"Return the the file, it if is open.", "Return the the file, if is it open."}

@@ -114,7 +114,7 @@ def test_a_regression_has_scores(folder):
 def test_bad_data_names_file_and_line(folder, data, words):
     """Whatever is wrong with a data file, one line says where."""
     (folder / "dev.tsv").write_bytes(data)
-    with pytest.raises(UserError, match="dev.tsv") as caught:
+    with pytest.raises(UserError, match=r"dev\.tsv") as caught:
         load_task(folder).rows("dev")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -123,7 +123,7 @@ def test_bad_data_names_file_and_line(folder, data, words):
 def test_a_missing_file_is_named(folder):
     """A task without its dev set says which file is missing."""
     (folder / "dev.tsv").unlink()
-    with pytest.raises(UserError, match="dev.tsv: no such file"):
+    with pytest.raises(UserError, match=r"dev\.tsv: no such file"):
         load_task(folder).rows("dev")
 
 
@@ -173,7 +173,7 @@ def test_unknown_names_and_missing_data(tmp_path):
         load_task("sst2", tmp_path)
     with pytest.raises(UserError, match="nowhere: no such folder"):
         load_task("sst2", tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds no task.toml"):
+    with pytest.raises(UserError, match=r"holds no task\.toml"):
         load_task(tmp_path)
     with pytest.raises(UserError, match="unknown split 'valid'"):
         load_task_in(tmp_path).rows("valid")
