@@ -26,8 +26,8 @@ CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 def environment() -> dict[str, Any]:
     """CPU, cores, memory, clock, load and versions, as a result records them (bytes, MHz)."""
-    blocks = _cpu_blocks()
-    first = blocks[0] if blocks else {}
+    # A board's name stands below the last processor, so all lines are looked at, the first of a name wins.
+    first = {key: value for block in reversed(_cpu_blocks()) for key, value in block.items()}
     flags = set((first.get("flags") or first.get("Features") or "").split())
     return {
         "cpu": first.get("model name")
@@ -93,13 +93,12 @@ def peak_rss() -> int | None:
 
 
 def _cpu_blocks() -> list[dict[str, str]]:
-    """/proc/cpuinfo, one dict per block that describes a processor."""
+    """/proc/cpuinfo, one dict per block of lines: a processor each, and on boards one for the board."""
     blocks = []
     for text in (_read(CPUINFO) or "").split("\n\n"):
         pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
         block = {key.strip(): value.strip() for key, _, value in pairs}
-        if "processor" in block:
-            blocks.append(block)
+        blocks.append(block)
     return blocks
 
 
