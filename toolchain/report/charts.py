@@ -1,15 +1,13 @@
 """The trade-off charts, as Vega-Lite through altair: perplexity against what a model costs."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolchain.report.join import Row
 from toolchain.report.tables import conditions, fronts
 from toolchain.report.units import mb, ms, three
 
-if TYPE_CHECKING:
-    import altair as alt
-
+Chart = Any  # one of altair's chart classes; altair is imported when something is drawn
 TEACHER = "#7c8591"
 # Middle tones, told apart on white and on near-black paper alike.
 COLOURS = (
@@ -74,11 +72,11 @@ def panel(
     ink: str,
     height: int,
     labels: bool,
-) -> "alt.LayerChart":
+) -> Chart:
     """Perplexity (log) against one cost: points, spread, a line through each student's recipes, the front.
 
-    `rows` are one setting's, `ink` the colour of text and rules ("currentColor" inside a page). With `labels`,
-    each student is named to the right of the plot, in its colour, where the text cannot cover a point.
+    `rows` are one setting's, `ink` the colour of text and rules ("currentColor" inside a page). With
+    `labels`, each student is named to the right of the plot, in its colour, where it cannot cover a point.
     """
     import altair as alt
 
@@ -106,7 +104,7 @@ def panel(
     edge = [{"x": r[cost] * factor, "y": r["perplexity"]} for r in fronts(rows, cost)]
     edge = [{"x": edge[0]["x"], "y": high}, *edge, {"x": top, "y": edge[-1]["y"]}]
     layers: list[Any] = [
-        *_reference(rows, teachers, top, y, ink),
+        *_reference(rows, teachers, top, y, ink, named=labels),
         alt.Chart(alt.InlineData(values=edge))
         .mark_line(interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.3, color=ink, opacity=0.55)
         .encode(x=x, y=y, order="x:Q"),
@@ -161,8 +159,8 @@ def ticks(low: float, high: float) -> list[float]:
     return values[:: max(1, len(values) // 8)]
 
 
-def _reference(rows: list[Row], teachers: set[str], top: float, y: Any, ink: str) -> list[Any]:
-    """A level line for each teacher as PyTorch computes it: what every artifact is held against."""
+def _reference(rows: list[Row], teachers: set[str], top: float, y: Any, ink: str, named: bool) -> list[Any]:
+    """A level line for each teacher as PyTorch computes it, what every artifact is held against."""
     import altair as alt
 
     whole = [
@@ -178,16 +176,14 @@ def _reference(rows: list[Row], teachers: set[str], top: float, y: Any, ink: str
         return []
     base = alt.Chart(alt.InlineData(values=marks))
     note = base.mark_text(align="right", baseline="top", dy=5, dx=-2, fontSize=11, color=ink, opacity=0.7)
-    return [
-        base.mark_rule(color=ink, opacity=0.35, strokeWidth=1).encode(y=y),
-        note.encode(x="x:Q", y=y, text="text:N"),
-    ]
+    level = base.mark_rule(color=ink, opacity=0.35, strokeWidth=1).encode(y=y)
+    return [level, note.encode(x="x:Q", y=y, text="text:N")] if named else [level]
 
 
 def _labels(
     points: list[dict[str, Any]], span: tuple[float, float], height: int, top: float, colour: Any, y: Any
 ) -> list[Any]:
-    """Each student's name right of the plot, level with its slowest point, moved apart where two would touch."""
+    """Each student's name right of the plot, level with its slowest point, apart where two would touch."""
     import altair as alt
 
     slowest = {p["student"]: p for p in sorted(points, key=lambda p: p["x"])}
@@ -286,7 +282,7 @@ def page_specs(rows: list[Row], colours: dict[str, str], teachers: set[str]) -> 
                 height=height,
                 labels=labels,
             )
-            pad = {"left": 4, "top": 6, "bottom": 4, "right": 190 if labels else 12}
+            pad = {"left": 4, "top": 6, "bottom": 4, "right": 12}
             fit = {"type": "fit-x", "contains": "padding"}
             chart = chart.properties(width="container", padding=pad, autosize=fit).configure(
                 **style("currentColor")
@@ -296,7 +292,7 @@ def page_specs(rows: list[Row], colours: dict[str, str], teachers: set[str]) -> 
 
 
 def picture(groups: list[list[Row]], colours: dict[str, str], teachers: set[str], title: str) -> bytes:
-    """trade-off.png: for each setting the chart of the first cost that was measured, the other costs below."""
+    """trade-off.png: for each setting the chart of the first cost measured, the other costs below."""
     import altair as alt
     import vl_convert
 
@@ -331,7 +327,7 @@ def picture(groups: list[list[Row]], colours: dict[str, str], teachers: set[str]
     return vl_convert.vegalite_to_png(whole.configure(**style(ink)).to_dict(), scale=2)
 
 
-def _legend(rows: list[Row], ink: str) -> "alt.LayerChart":
+def _legend(rows: list[Row], ink: str) -> Chart:
     """One line that says which shape is which recipe, and what the dashes and bars are."""
     import altair as alt
 
@@ -343,7 +339,7 @@ def _legend(rows: list[Row], ink: str) -> "alt.LayerChart":
         "weights:N", scale=alt.Scale(domain=list(forms), range=list(forms.values())), legend=None
     )
     note = alt.Chart(alt.InlineData(values=[{"i": len(marks) * 70 + 10, "text": CAPTION}]))
-    text = {"align": "left", "dx": 10, "fontSize": 12, "color": ink}
+    text: dict[str, Any] = {"align": "left", "dx": 10, "fontSize": 12, "color": ink}
     return alt.layer(
         base.mark_point(filled=True, size=100, color=ink, opacity=1).encode(x=x, shape=shape),
         base.mark_text(**text).encode(x=x, text="text:N"),

@@ -1,6 +1,6 @@
 """Results as flat rows, one per subject x device x workload, in an order to read them in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from toolchain.report.lineage import Result, Student, identity
@@ -26,15 +26,21 @@ TASK = ("task_value", "task", "metric", "task_rows", "baseline")
 SETTINGS = ("device", "workload", "threads", "corpus_sha256", "window", "blocks", "task")
 
 
-def rows(results: Iterable[Result], known: dict[str, Student]) -> list[Row]:
+def rows(
+    results: Iterable[Result], known: dict[str, Student], baselines: Mapping[str, float] | None = None
+) -> list[Row]:
     """One flat row (keys: COLUMNS) per subject x device x workload, students in the order of `known`.
 
-    Of two results with the same subject and settings the newer stands. An artifact's evaluate result fills the
-    quality its bench results on the same device lack; it stands alone only if there is no bench result.
+    `baselines` are the labelled tasks' by name, for rows whose lineage does not carry one.
+
+    Of two results with the same subject and settings the newer stands. An artifact's evaluate result fills
+    the quality its bench results on the same device lack; it stands alone where it says something else.
     """
     newest: dict[tuple[Any, ...], Row] = {}
     for result in sorted(results, key=lambda r: r.get("created") or ""):
         made = row(result, known[identity(result)])
+        if made["baseline"] is None:
+            made["baseline"] = (baselines or {}).get(made["task"])
         newest[(result["kind"], made["sha256"], *(made[key] for key in SETTINGS))] = made
     merged = _merge_quality((key[0], row) for key, row in newest.items())
     place = {sha: i for i, sha in enumerate(known)}
@@ -48,7 +54,7 @@ def rows(results: Iterable[Result], known: dict[str, Student]) -> list[Row]:
 
 
 def _merge_quality(found: Iterable[tuple[str, Row]]) -> list[Row]:
-    """Bench rows filled from evaluate rows of the same artifact and device, then what evaluate rows are left."""
+    """Bench rows filled from evaluate rows of the same artifact and device, then the evaluate rows left."""
     found = list(found)
     merged = [row for kind, row in found if kind == "bench"]
     for row in (row for kind, row in found if kind == "evaluate"):

@@ -34,8 +34,8 @@ class Student:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The training record: its own, or the one its compression holds; empty where it was not trained."""
-        return (self.compression or {}).get("training") or self.training or {}
+        """The training record that compression.json or training.json holds; empty where there is none."""
+        return (self.compression or self.training or {}).get("training") or {}
 
 
 def identity(result: Result) -> str:
@@ -48,7 +48,7 @@ def identity(result: Result) -> str:
 
 
 def students(results: Iterable[Result]) -> dict[str, Student]:
-    """Every checkpoint of the results by identity, labelled, teachers first, then from the most layers down."""
+    """Every checkpoint of the results by identity, labelled; teachers first, then the deepest."""
     found: dict[str, Student] = {}
     for result in results:
         sha, new = identity(result), _student(result)
@@ -56,9 +56,8 @@ def students(results: Iterable[Result]) -> dict[str, Student]:
         # A bench result and an evaluate result may each know what the other does not.
         fields = ("layers", "parameters", "compression", "training", "glue")
         found[sha] = replace(old, **{f: getattr(old, f) or getattr(new, f) for f in fields}) if old else new
-    teachers = {
-        s.compression["teacher"]["sha256"] for s in found.values() if (s.compression or {}).get("teacher")
-    }
+    hows = [s.compression or {} for s in found.values()]
+    teachers = {how["teacher"]["sha256"] for how in hows if how.get("teacher")}
     labelled = _labelled({sha: replace(s, is_teacher=sha in teachers) for sha, s in found.items()})
     rank = {"truncate": 0, "random": 1}
     trained = {"none": 0, "pretrain": 1, "distill": 2}
@@ -125,7 +124,7 @@ def label(student: Student, several_teachers: bool = False) -> str:
     origin = f" of {(how.get('teacher') or {}).get('name')}" if several_teachers else ""
     if how.get("init") == "random":
         return f"{depth}{origin} from nothing,{amount}" if amount else f"{depth}{origin} from nothing"
-    select = how.get("select") or ("kept by hand" if how.get("keep") else "")
+    select = "kept by hand" if how.get("select") in (None, "keep") else how["select"]
     train = how.get("train") or "none"
     objective = how.get("objective")
     via = f" ({objective})" if train == "distill" and objective not in (None, "logits") else ""

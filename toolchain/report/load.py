@@ -1,4 +1,4 @@
-"""Reading result files: what `toolchain bench` and `toolchain evaluate` wrote, checked before anything is drawn."""
+"""Reading result files: what bench and evaluate wrote, checked before anything is drawn."""
 
 import json
 import textwrap
@@ -31,6 +31,7 @@ SPREAD = _object(
 TRAINING = _object(
     tokens=SIZE, hours=SIZE, perplexity=_object(before=SIZE, after=SIZE), corpus=_object(name=TEXT_OR_NULL)
 )
+PRETRAINING = _object(training=TRAINING, command=TEXT_OR_NULL)
 COMPRESSION = _object(
     teacher=IDENTITY,
     keep={"type": ["array", "null"], "items": {"type": "integer", "minimum": 0}},
@@ -54,7 +55,7 @@ SUBJECT = _object(
     layers=SIZE,
     file_bytes=SIZE,
     model=_object(),
-    lineage=_object(checkpoint=IDENTITY, compression=COMPRESSION, training=TRAINING, glue=GLUE),
+    lineage=_object(checkpoint=IDENTITY, compression=COMPRESSION, training=PRETRAINING, glue=GLUE),
 )
 PERPLEXITY = _object(
     ("value",),
@@ -67,6 +68,7 @@ PERPLEXITY = _object(
 RESULT = _object(
     ("schema", "kind", "subject", "device"),
     null=False,
+    schema={"const": SCHEMA},
     kind={"enum": ["bench", "evaluate"]},
     subject=SUBJECT,
     device=_object(("name",), null=False, name=TEXT, emulated={"type": ["boolean", "null"]}),
@@ -80,24 +82,40 @@ RESULT = _object(
         perplexity=PERPLEXITY,
         task=_object(("name",), name=TEXT, metric=TEXT_OR_NULL, value=NUMBER, rows=SIZE),
     ),
-    **{name: SPREAD for name in ("load_s", "first_token_s", "token_s", "sentence_s", "peak_rss_bytes")},
+    **dict.fromkeys(("load_s", "first_token_s", "token_s", "sentence_s", "peak_rss_bytes"), SPREAD),
+)
+
+# What a labelled task is worth without a model: {"kind": "baseline", "task": "docs-kind", "value": 0.79, ...}
+BASELINE = _object(
+    ("schema", "kind", "task", "value"),
+    null=False,
+    schema={"const": SCHEMA},
+    task=TEXT,
+    metric=TEXT_OR_NULL,
+    value={"type": "number"},
+    rows=SIZE,
 )
 
 
-def load(folder: Path) -> list[dict[str, Any]]:
-    """Every result below `folder`, by path; UserError naming the first file that is none, or if there is none."""
+def load(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every result below `folder` by path, and the labelled tasks' baselines; UserError naming a bad file."""
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; name the one that bench --out and evaluate --out wrote to"
         )
-    files = sorted(
-        p for p in folder.rglob("*.json") if not any(x.startswith(".") for x in p.relative_to(folder).parts)
-    )
-    if not files:
+    files = [p for p in sorted(folder.rglob("*.json")) if not _hidden(p.relative_to(folder))]
+    found = [read_result(path) for path in files]
+    results = [result for result in found if result["kind"] != "baseline"]
+    if not results:
         raise UserError(
             f"{folder}: holds no results; write some with toolchain bench ARTIFACT --out {folder}"
         )
-    return [read_result(path) for path in files]
+    return results, [result for result in found if result["kind"] == "baseline"]
+
+
+def _hidden(path: Path) -> bool:
+    """Files being written and what other programs keep: no results."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -116,11 +134,11 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: holds a number that is not finite; measure again or move the file away"
         ) from None
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(RESULT).iter_errors(result))
-    if error is not None or schema != SCHEMA:
-        what = f"at {error.json_path}: {error.message}" if error else f"schema is {schema!r}, not {SCHEMA}"
-        short = textwrap.shorten(what, 160, placeholder=" …")
+    form = BASELINE if result.get("kind") == "baseline" else RESULT
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(form).iter_errors(result))
+    if error is not None:
+        what = textwrap.shorten(f"at {error.json_path}: {error.message}", 160, placeholder=" …")
         raise UserError(
-            f"{path}: no result of bench or evaluate ({short}); measure again or move the file away"
+            f"{path}: no result of bench or evaluate ({what}); measure again or move the file away"
         )
     return result

@@ -12,7 +12,7 @@ ENVIRONMENT_SKIPPED = ("emulated",)
 
 @dataclass(frozen=True)
 class Card:
-    """One model's origin: its chain from the teacher, the layers kept (True) or cut, facts, and the command."""
+    """One model's origin: its chain from the teacher, layers kept (True) or cut, facts, the command."""
 
     title: str
     chain: list[str]
@@ -38,12 +38,14 @@ def card(student: Student, known: dict[str, Student]) -> Card:
         chain=chain(student, known),
         strip=strip(own),
         facts={name: value for name, value in facts.items() if value},
-        command=str(tuned.get("command") or own.get("command") or (not own and record.get("command")) or ""),
+        command=str(
+            tuned.get("command") or own.get("command") or (student.training or {}).get("command") or ""
+        ),
     )
 
 
 def chain(student: Student, known: dict[str, Student]) -> list[str]:
-    """Names from the first ancestor down to the model itself; an unmeasured ancestor by the name in the record."""
+    """Names from the first ancestor down to the model; an unmeasured one by the name in the record."""
     names, at = [student.name], student
     while at.parent and len(names) < 20:
         source = (at.glue or {}).get("base") or (at.compression or {}).get("teacher") or {}
@@ -67,7 +69,11 @@ def _cutting(how: dict[str, Any]) -> dict[str, str]:
         return {}
     keep = "" if how.get("init") == "random" else ", ".join(str(i) for i in how.get("keep") or [])
     start = "random weights" if how.get("init") == "random" else "the teacher's layers"
-    return {"starts from": start, "chosen by": how.get("select") or "", "layers kept": keep}
+    return {
+        "starts from": start,
+        "chosen by": "" if not keep else "hand" if how.get("select") == "keep" else how.get("select") or "",
+        "layers kept": keep,
+    }
 
 
 def _training(record: dict[str, Any]) -> dict[str, str]:
@@ -100,7 +106,7 @@ def environments(results: Iterable[Result]) -> dict[str, dict[str, str]]:
         device = result["device"]
         name = device["name"] + (" (emulated: no times)" if device.get("emulated") else "")
         for key, value in (result.get("environment") or {}).items():
-            text = _text(value)
+            text = f"{three(value / 1e9)} GB" if key.endswith("_bytes") and value else _text(value)
             if (
                 text
                 and key not in ENVIRONMENT_SKIPPED

@@ -1,6 +1,7 @@
 """The report: results in, a page to decide from out, with the same numbers as text, picture and CSV."""
 
 import csv
+import functools
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ def report(results: Path, out: Path, *, force: bool = False, title: str | None =
     Reads every result JSON below `results`. trade-off.png is left out where nothing has both a perplexity and
     a cost to draw it against. UserError where a file is no result, or `out` exists and `force` is not given.
     """
-    found = load(results)
+    found, baselines = load(results)
     known = students(found)
-    flat = rows(found, known)
+    flat = rows(found, known, {entry["task"]: entry["value"] for entry in baselines})
     page = content(found, flat, known, title)
     with staged(out, force=force) as staging:
         write_csv(staging / "results.csv", flat)
@@ -51,7 +52,7 @@ def content(
             note = tables.conditions(group)
             figures.append({"note": note, "specs": specs, "legend": legend, "shapes": charts.shapes(group)})
     classifiers = tables.classifier_table(flat, known)
-    told = story.story(main, flat, known) if main else story.classifiers(flat, known)
+    told = story.story(main, flat, known) if main else story.classifiers(flat)
     return {
         "title": title or f"{names[0]}, made smaller: what it costs and what it keeps",
         "story": told or ["The tables hold what was measured."],
@@ -82,7 +83,6 @@ def write_csv(path: Path, flat: list[Row]) -> None:
 def render(template: str, page: dict[str, Any]) -> str:
     """A template of this folder filled in; HTML is escaped by jinja2, Markdown by its `md` filter."""
     import jinja2
-    import vl_convert
 
     env = jinja2.Environment(
         loader=jinja2.FunctionLoader(
@@ -94,10 +94,18 @@ def render(template: str, page: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     env.filters["md"] = markdown
-    # The bundle is a program we trust and ship, so it is the one thing that is not escaped. The charts' data go
-    # in through tojson, which writes "<" as \u003c: no name can end the script element.
-    bundle = vl_convert.javascript_bundle() if template.endswith("html.j2") and page["figures"] else ""
+    # The bundle is a program we trust, so it is the one thing that is not escaped. The charts' data go in
+    # through tojson, which writes "<" as \u003c: no name can end the script element.
+    bundle = drawing_program() if template.endswith("html.j2") and page["figures"] else ""
     return env.get_template(template).render(page, bundle=bundle)
+
+
+@functools.cache
+def drawing_program() -> str:
+    """Vega, Vega-Lite and vega-embed as one script that needs no network (slow to put together)."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def markdown(text: Any) -> str:

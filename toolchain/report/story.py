@@ -1,78 +1,79 @@
-"""What the numbers say, in plain words: sentences that are written only where the numbers to write them exist."""
+"""What the numbers say, in plain words: a sentence is written only where its numbers exist."""
 
 from toolchain.report.join import Row
 from toolchain.report.lineage import Student
+from toolchain.report.tables import fronts
 from toolchain.report.units import mb, ms, percent, three
 
 Known = dict[str, Student]
 
 
 def story(rows: list[Row], every: list[Row], known: Known) -> list[str]:
-    """Sentences about the language models of one setting (`rows`) and the classifiers of `every`, headline first."""
-    told = [headline(rows, known), quantized(rows, known), healing(rows, known), from_nothing(rows, known)]
-    told += classifiers(every, known)
-    return [sentence for sentence in told if sentence]
+    """Sentences about the language models of one setting and the classifiers of `every`, headline first.
+
+    They tell of one teacher and its own students: the first teacher that has a number without quantization.
+    """
+    able = [(s, plain(rows, s)) for s in known.values() if s.is_teacher]
+    teacher, whole = next(((s, r) for s, r in able if r), (None, None))
+    if teacher is None or whole is None:
+        return [_lone(rows), *classifiers(every)]
+    own = [s for s in known.values() if s.parent == teacher.sha256 and s.kind == "decoder"]
+    best = best_student(rows, own)
+    told = [headline(rows, best, whole)] if best else [_lone(rows)]
+    told += [quantized(rows, teacher), healing(rows, own, whole), from_nothing(rows, own)]
+    return [sentence for sentence in told + classifiers(every) if sentence]
 
 
-def _cost(row: Row) -> tuple[str, float] | None:
-    """What a row costs: its time per token where one was measured, else its file size."""
-    for key in ("token_s_median", "file_bytes"):
-        if row[key]:
-            return key, row[key]
-    return None
-
-
-def _of(rows: list[Row], student: Student, recipe: str | None = None) -> list[Row]:
-    """A student's artifacts that have a perplexity, best first; of one recipe if it is named."""
+def artifacts(rows: list[Row], student: Student) -> list[Row]:
+    """A student's artifacts that have a perplexity, best first."""
     mine = [r for r in rows if r["checkpoint_sha256"] == student.sha256 and r["subject"] == "artifact"]
-    able = [r for r in mine if r["perplexity"] is not None and recipe in (None, r["recipe"])]
-    return sorted(able, key=lambda r: r["perplexity"])
+    return sorted((r for r in mine if r["perplexity"] is not None), key=lambda r: r["perplexity"])
 
 
-def _plain(rows: list[Row], student: Student) -> Row | None:
+def plain(rows: list[Row], student: Student) -> Row | None:
     """A student's numbers without quantization: its fp32 artifact, else its PyTorch checkpoint."""
     torch = [r for r in rows if r["checkpoint_sha256"] == student.sha256 and r["subject"] == "checkpoint"]
-    return next(iter(_of(rows, student, "fp32") + [r for r in torch if r["perplexity"] is not None]), None)
+    exact = [r for r in artifacts(rows, student) if r["recipe"] == "fp32"]
+    return next((r for r in exact + torch if r["perplexity"] is not None), None)
 
 
-def _teacher(rows: list[Row], known: Known) -> Student | None:
-    present = {r["checkpoint_sha256"] for r in rows}
-    return next((s for sha, s in known.items() if s.is_teacher and sha in present), None)
-
-
-def best_student(rows: list[Row], known: Known) -> Row | None:
-    """The artifact the headline is about: the best student's cheapest that is within 5 % of its best perplexity."""
-    able = [r for s in known.values() if s.parent and s.kind == "decoder" for r in _of(rows, s)]
+def best_student(rows: list[Row], own: list[Student]) -> Row | None:
+    """What the headline is about: the best student's cheapest artifact within 5 % of its best perplexity."""
+    able = [found for s in own if (found := artifacts(rows, s))]
     if not able:
         return None
-    best = min(able, key=lambda r: r["perplexity"])
-    near = [
-        r for r in _of(rows, known[best["checkpoint_sha256"]]) if r["perplexity"] <= 1.05 * best["perplexity"]
-    ]
-    return min(near, key=lambda r: (_cost(r) or ("", float("inf")))[1])
+    best = min(able, key=lambda found: found[0]["perplexity"])
+    near = [r for r in best if r["perplexity"] <= 1.05 * best[0]["perplexity"]]
+    return min(near, key=lambda r: r["token_s_median"] or r["file_bytes"] or 0)
 
 
-def headline(rows: list[Row], known: Known) -> str:
+def headline(rows: list[Row], best: Row, whole: Row) -> str:
     """The best student against its whole teacher: speed, size, and what they cost in perplexity."""
-    best, teacher = best_student(rows, known), _teacher(rows, known)
-    whole = _plain(rows, teacher) if teacher else None
-    if best is None or whole is None:
-        return _lone(rows)
-    parts = [f"The best student ({best['student']}; {best['recipe']})"]
-    if best["token_s_median"] and whole["token_s_median"]:
-        speed = whole["token_s_median"] / best["token_s_median"]
-        parts.append(
-            f"writes a token in {ms(best['token_s_median'])} ms, {faster(speed)} its {whole['recipe']} teacher,"
-        )
-    else:
-        parts.append("stands beside its teacher:")
+    text = f"The best student ({best['student']}; {best['recipe']})"
+    twins = [r for r in rows if r["checkpoint_sha256"] == whole["checkpoint_sha256"] and r["token_s_median"]]
+    twins = [r for r in twins if best["token_s_median"] and r["recipe"] in (whole["recipe"], best["recipe"])]
+    if twins:
+        speeds = [
+            f"{faster(r['token_s_median'] / best['token_s_median'])} its teacher in {r['recipe']}"
+            for r in twins
+        ]
+        text += f" writes a token in {ms(best['token_s_median'])} ms, {' and '.join(speeds)},"
     if best["file_bytes"] and whole["file_bytes"] and whole["subject"] == "artifact":
-        parts.append(f"from {mb(best['file_bytes'])} MB instead of {mb(whole['file_bytes'])};")
-    change = percent(best["perplexity"] / whole["perplexity"])
-    parts.append(
-        f"its perplexity is {three(best['perplexity'])} against {three(whole['perplexity'])} ({change})."
+        text += f" from {mb(best['file_bytes'])} MB instead of {mb(whole['file_bytes'])} MB;"
+    ratio = best["perplexity"] / whole["perplexity"]
+    change = percent(ratio) if ratio < 3 else f"{three(ratio)} times as high"
+    text += f" its perplexity is {three(best['perplexity'])} against {three(whole['perplexity'])} ({change})."
+    return text + beaten(rows, best)
+
+
+def beaten(rows: list[Row], best: Row) -> str:
+    """Says so where the headline's student is off the front: something else is faster and better."""
+    if not best["token_s_median"] or any(r is best for r in fronts(rows, "token_s_median")):
+        return ""
+    r = next(
+        r for r in reversed(fronts(rows, "token_s_median")) if r["token_s_median"] <= best["token_s_median"]
     )
-    return " ".join(parts)
+    return f" It is not worth having: {r['student']} in {r['recipe']} is as fast or faster, and better."
 
 
 def faster(ratio: float) -> str:
@@ -91,58 +92,50 @@ def _lone(rows: list[Row]) -> str:
     return f"The best perplexity, {three(best['perplexity'])}, is that of {best['student']} ({what})."
 
 
-def quantized(rows: list[Row], known: Known) -> str:
+def quantized(rows: list[Row], teacher: Student) -> str:
     """What quantizing alone does to the whole teacher."""
-    teacher = _teacher(rows, known)
-    plain = next(iter(_of(rows, teacher, "fp32")), None) if teacher else None
-    if teacher is None or plain is None:
-        return ""
+    whole = next((r for r in artifacts(rows, teacher) if r["recipe"] == "fp32"), None)
     clauses = []
-    for r in rows:
-        if (
-            r["checkpoint_sha256"] == teacher.sha256
-            and r["subject"] == "artifact"
-            and r["recipe"] != "fp32"
-            and r["perplexity"]
-        ):
-            clause = (
-                f"{r['recipe']} changes its perplexity by {percent(r['perplexity'] / plain['perplexity'])}"
-            )
-            if r["token_s_median"] and plain["token_s_median"]:
-                clause += f" and is {faster(plain['token_s_median'] / r['token_s_median'])} fp32"
+    for r in artifacts(rows, teacher):
+        if whole and r["recipe"] != "fp32":
+            clause = f"{percent(r['perplexity'] / whole['perplexity'])} perplexity in {r['recipe']}"
+            if r["token_s_median"] and whole["token_s_median"]:
+                clause += f", {faster(whole['token_s_median'] / r['token_s_median'])} fp32"
             clauses.append(clause)
-    return f"The teacher keeps all its layers: {'; '.join(clauses)}." if clauses else ""
+    return f"The teacher with all its layers, only quantized: {'; '.join(clauses)}." if clauses else ""
 
 
-def healing(rows: list[Row], known: Known) -> str:
+def healing(rows: list[Row], own: list[Student], whole: Row) -> str:
     """What cutting alone costs, and how much of it training wins back."""
-    teacher = _teacher(rows, known)
-    whole = _plain(rows, teacher) if teacher else None
-    made = [(s, _plain(rows, s)) for s in known.values() if (s.compression or {}).get("init") == "truncate"]
-    found = [(s, r) for s, r in made if r and s.compression]
-    cut = [(s, r) for s, r in found if s.compression["train"] in (None, "none")]
-    healed = [(s, r) for s, r in found if s.compression["train"] not in (None, "none")]
-    if not cut or whole is None:
+    made = [(s.compression or {}, plain(rows, s)) for s in own]
+    found = [(how.get("train") or "none", r) for how, r in made if r and how.get("init") == "truncate"]
+    cut = [r for train, r in found if train == "none"]
+    if not cut:
         return ""
-    worst = max(cut, key=lambda pair: pair[1]["perplexity"])[1]
-    text = f"Layers cut and nothing else ({worst['student']}): perplexity {three(worst['perplexity'])}"
-    text += f", {three(worst['perplexity'] / whole['perplexity'])} times the teacher's"
-    parts = [f"{three(r['perplexity'])} {s.label.rsplit(', ', 1)[-1]}" for s, r in healed]
-    return f"{text}; after training {', '.join(parts)}." if parts else f"{text}."
+    worst = max(cut, key=lambda r: r["perplexity"])
+    text = (
+        f"Cutting layers and nothing else ({worst['student']}) gives perplexity {three(worst['perplexity'])},"
+    )
+    text += f" {three(worst['perplexity'] / whole['perplexity'])} times the teacher's"
+    parts = [
+        f"{three(r['perplexity'])} ({r['student'].rsplit(', ', 1)[-1]})"
+        for train, r in found
+        if train != "none"
+    ]
+    return f"{text}; training brings it to {' and '.join(parts)}." if parts else f"{text}."
 
 
-def from_nothing(rows: list[Row], known: Known) -> str:
+def from_nothing(rows: list[Row], own: list[Student]) -> str:
     """The control: a model of the student's shape that never saw its teacher."""
-    control = [_plain(rows, s) for s in known.values() if (s.compression or {}).get("init") == "random"]
-    best = best_student(rows, known)
+    control = [plain(rows, s) for s in own if (s.compression or {}).get("init") == "random"]
     able = [r for r in control if r]
-    if not able or best is None:
+    if not able:
         return ""
     r = min(able, key=lambda r: r["perplexity"])
-    return f"The same shape without the teacher's weights ({r['student']}) reaches perplexity {three(r['perplexity'])}."
+    return f"A model that never saw the teacher ({r['student']}) reaches perplexity {three(r['perplexity'])}."
 
 
-def classifiers(rows: list[Row], known: Known) -> list[str]:
+def classifiers(rows: list[Row]) -> list[str]:
     """A sentence per task: each model's best artifact beside the bag of n-grams."""
     sentences = []
     mine = [r for r in rows if r["kind"] == "classifier" and r["task_value"] is not None]

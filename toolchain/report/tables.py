@@ -11,7 +11,7 @@ from toolchain.report.units import count, mb, ms, three
 
 Setting = tuple[Any, ...]
 DECODER_COLUMNS = ("weights", "file MB", "perplexity", "first token ms", "token ms", "token p95", "memory MB")
-CLASSIFIER_COLUMNS = ("model", "weights", "score", "sentence ms", "p95", "file MB", "memory MB")
+CLASSIFIER_COLUMNS = ("weights", "file MB", "score", "baseline", "sentence ms", "sentence p95", "memory MB")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Table:
 
 
 def settings(rows: Iterable[Row]) -> dict[Setting, list[Row]]:
-    """Language models' rows by what makes them comparable: device, workload, threads, and the text measured on.
+    """Language models' rows by what makes them comparable: device, workload, threads, and text.
 
     A checkpoint's row (measured in PyTorch) joins every setting with its text; an artifact without a
     perplexity joins the setting of its device. The setting with the most rows comes first.
@@ -135,30 +135,20 @@ def layers(student: Student) -> str:
 
 
 def classifier_table(rows: Iterable[Row], known: dict[str, Student]) -> Table | None:
-    """Classifiers, a group per task and device, the baseline that knows no language first; None without any."""
+    """Classifiers, a group per task and model, its score beside the task's baseline; None without any."""
     mine = [r for r in rows if r["kind"] == "classifier"]
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for r in mine:
-        homes = [r] if r["subject"] == "artifact" else [x for x in mine if x["task"] == r["task"]]
-        for device in dict.fromkeys(x["device"] for x in homes):
-            groups.setdefault((r["task"] or "unnamed task", device), []).append(r)
-    if not groups:
+    if not mine:
         return None
-    devices = {device for _, device in groups}
-    return Table(
-        "Classifiers",
-        conditions(mine) + "; score beside a bag of word n-grams on the same rows",
-        "task",
-        CLASSIFIER_COLUMNS,
-        [
-            Group(
-                task if len(devices) == 1 else f"{task} on {device}",
-                _task_facts(group),
-                _task_rows(group, known),
-            )
-            for (task, device), group in groups.items()
-        ],
-    )
+    measured = [r for r in mine if r["subject"] == "artifact"] or mine
+    devices = {r["device"] for r in measured}
+    groups = []
+    for task in dict.fromkeys(r["task"] for r in mine):
+        for sha in dict.fromkeys(r["checkpoint_sha256"] for r in mine if r["task"] == task):
+            own = [r for r in mine if r["task"] == task and r["checkpoint_sha256"] == sha]
+            head = f"{task or 'unnamed task'}: {known[sha].label}"
+            groups.append(Group(head, _task_facts(own), [_task_cells(r, len(devices) > 1) for r in own]))
+    note = conditions(measured) + "; baseline: a bag of n-grams under a linear classifier, on the same rows"
+    return Table("Classifiers", note, "task: model", CLASSIFIER_COLUMNS, groups)
 
 
 def _task_facts(rows: list[Row]) -> dict[str, str]:
@@ -167,18 +157,14 @@ def _task_facts(rows: list[Row]) -> dict[str, str]:
     return {"metric": metric, "rows": f"{size:,.0f}" if size else ""}
 
 
-def _task_rows(rows: list[Row], known: dict[str, Student]) -> list[list[str]]:
-    floor = next((r["baseline"] for r in rows if r["baseline"] is not None), None)
-    cells = [["bag of n-grams (baseline)", "", three(floor), "", "", "", ""]] if floor is not None else []
-    for sha in dict.fromkeys(r["checkpoint_sha256"] for r in rows):
-        mine, student = [r for r in rows if r["checkpoint_sha256"] == sha], known[sha]
-        tuned = (student.glue or {}).get("value")
-        if tuned is not None and all(r["subject"] != "checkpoint" for r in mine):
-            cells.append([student.label, "PyTorch", three(tuned), "", "", "", ""])
-        for r in mine:
-            torch = r["subject"] == "checkpoint"
-            times = ms(r["sentence_s_median"]), ms(r["sentence_s_p95"])
-            sizes = "" if torch else mb(r["file_bytes"]), mb(r["peak_rss_bytes_median"])
-            weights = "PyTorch" if torch else r["recipe"] or ""
-            cells.append([student.label, weights, three(r["task_value"]), *times, *sizes])
-    return cells
+def _task_cells(r: Row, name_device: bool) -> list[str]:
+    torch = r["subject"] == "checkpoint"
+    return [
+        "PyTorch" if torch else (r["recipe"] or "") + (f" on {r['device']}" if name_device else ""),
+        "" if torch else mb(r["file_bytes"]),
+        three(r["task_value"]),
+        three(r["baseline"]),
+        ms(r["sentence_s_median"]),
+        ms(r["sentence_s_p95"]),
+        mb(r["peak_rss_bytes_median"]),
+    ]

@@ -1,4 +1,4 @@
-"""How numbers are written: three significant digits, units a reader knows, nothing where nothing was measured."""
+"""How numbers are written: three significant digits, known units, nothing where nothing was measured."""
 
 import math
 

@@ -1,0 +1,431 @@
+import csv
+import hashlib
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices.errors import UserError
+from toolchain.report import report
+from toolchain.report.join import COLUMNS, rows
+from toolchain.report.lineage import students
+from toolchain.report.load import load
+from toolchain.report.page import content
+from toolchain.report.tables import settings
+
+TEACHER, CORPUS = "demo-teacher", {"name": "stdlib held-out", "sha256": "c" * 64}
+SPEED = {"fp32": 1.0, "int8": 0.52, "int4": 0.47}
+STUDENTS = {  # name: (compression's init, train, held-out perplexity of fp32)
+    "demo-teacher": (None, None, 21.4),
+    "cut": ("truncate", "none", 214.0),
+    "healed": ("truncate", "pretrain", 37.9),
+    "distilled": ("truncate", "distill", 34.6),
+    "from-nothing": ("random", "pretrain", 128.0),
+}
+
+
+def sha(text: str) -> str:
+    """A stand-in for a hash: 64 hex digits that depend on `text` alone."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def spread(rng: random.Random, median: float, n: int = 60) -> dict[str, Any]:
+    """Samples around a median with a tail to the slow side, as a busy machine gives them."""
+    samples = sorted(median * (1 + abs(rng.gauss(0, 0.06)) - 0.03) for _ in range(n))
+    return {"median": samples[n // 2], "p95": samples[int(n * 0.95)], "p99": samples[-1], "samples": samples}
+
+
+def compression(name: str) -> dict[str, Any] | None:
+    """compression.json of a student, None for the teacher."""
+    init, train, perplexity = STUDENTS[name]
+    if init is None:
+        return None
+    record = {
+        "objective": "logits" if train == "distill" else "lm",
+        "corpus": {"name": "stdlib", "sha256": "d" * 64, "documents": 5120, "tokens": 512_000},
+        "tokens": 150_000,
+        "steps": 146,
+        "hours": 0.061,
+        "tokens_per_second": 683.2,
+        "seed": 0,
+        "lr": 0.0005,
+        "perplexity": {"before": 214.0, "after": perplexity, "tokens": 16320, "window": 256},
+        "losses": [4.1, 3.6],
+    }
+    return {
+        "schema": 1,
+        "command": f"toolchain compress teacher --layers 6 --train {train} --tokens 150000 --out {name}",
+        "teacher": {"name": TEACHER, "sha256": sha(TEACHER), "layers": 12, "parameters": 7_400_000},
+        "student": {"name": name, "layers": 6, "parameters": 5_030_000, "sha256": sha(name)},
+        "init": init,
+        "select": "pseudo-uniform",
+        "keep": [0, 2, 4, 7, 9, 11],
+        "train": train,
+        "objective": None if train == "none" else record["objective"],
+        "training": None if train == "none" else record,
+        "config": {},
+        "seed": 0,
+        "versions": {"torch": "2.13.0"},
+        "created": "2026-11-23T10:00:00Z",
+    }
+
+
+def result(kind: str, subject: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A result file's content with everything that all of them share."""
+    environment = {
+        "cpu": "Intel(R) Xeon(R) CPU @ 2.60GHz",
+        "arch": "x86_64",
+        "isa": ["avx2", "fma"],
+        "cores": 2,
+        "threads": 2,
+        "memory": 25_000_000_000,
+        "governor": None,
+        "python": "3.11.2",
+        "onnxruntime": "1.32.0",
+        "emulated": False,
+    }
+    base = {"schema": 1, "kind": kind, "created": "2026-11-23T11:00:00Z", "subject": subject}
+    return {**base, "device": {"name": "local", "emulated": False}, "environment": environment, **fields}
+
+
+def decoder(name: str, recipe: str, **changes: Any) -> dict[str, Any]:
+    """A bench result of one language model's artifact."""
+    rng = random.Random(f"{name} {recipe}")
+    layers, how = (12, None) if name == TEACHER else (6, compression(name))
+    cost = SPEED[recipe] * (0.35 + 0.65 * layers / 12)
+    size = int({"fp32": 4.0, "int8": 1.06, "int4": 0.72}[recipe] * (7_400_000 if layers == 12 else 5_030_000))
+    subject = {
+        "type": "artifact",
+        "name": f"{name}-{recipe}",
+        "path": f"artifacts/{name}-{recipe}",
+        "sha256": sha(f"{name} {recipe}"),
+        "kind": "decoder",
+        "recipe": recipe,
+        "parameters": 7_400_000 if layers == 12 else 5_030_000,
+        "layers": layers,
+        "file_bytes": size,
+        "model": {"model_type": "gpt2", "layers": layers},
+        "lineage": {
+            "checkpoint": {"name": name, "sha256": sha(name)},
+            "compression": how,
+            "training": None,
+            "glue": None,
+        },
+        "task": None,
+        "parity": {},
+    }
+    value = STUDENTS[name][2] * {"fp32": 1.0, "int8": 1.004, "int4": 1.062}[recipe]
+    perplexity = {"value": value, "tokens": 16320, "window": 256, "blocks": 64, "corpus": CORPUS}
+    fields = {
+        "workload": {"name": "chat", "prompt": 128, "generate": 64},
+        "rounds": 5,
+        "threads": 2,
+        "load_s": spread(rng, 0.08 * cost + 0.03, 5),
+        "first_token_s": spread(rng, 0.034 * cost, 5),
+        "token_s": spread(rng, 0.0042 * cost),
+        "peak_rss_bytes": spread(rng, 52e6 + 1.25 * size, 5),
+        "file_bytes": size,
+        "quality": {"perplexity": perplexity, "task": None},
+    }
+    return result("bench", subject, **{**fields, **changes})
+
+
+def checkpoint(name: str) -> dict[str, Any]:
+    """An evaluate result of a checkpoint in PyTorch."""
+    lineage = {
+        "checkpoint": {"name": name, "sha256": sha(name)},
+        "compression": compression(name),
+        "training": None,
+        "glue": None,
+    }
+    subject = {
+        "type": "checkpoint",
+        "name": name,
+        "path": name,
+        "sha256": sha(name),
+        "kind": "decoder",
+        "lineage": lineage,
+    }
+    value = {"value": STUDENTS[name][2], "tokens": 16320, "window": 256, "blocks": 64, "corpus": CORPUS}
+    return result("evaluate", subject, quality={"perplexity": value, "task": None})
+
+
+def classifier(base: str, task: str, value: float, floor: float) -> dict[str, Any]:
+    """A bench result of one classifier's int8 artifact."""
+    made = decoder(base, "int8")
+    glue = {
+        "schema": 1,
+        "base": {"name": base, "sha256": sha(base)},
+        "task": task,
+        "method": "finetune",
+        "metric": "accuracy",
+        "value": value + 0.002,
+        "epochs": 2,
+        "seed": 0,
+        "rows": 4000,
+        "baseline": floor,
+        "compression": compression(base),
+        "training": None,
+    }
+    name = f"{base}-{task}"
+    lineage = {
+        "checkpoint": {"name": name, "sha256": sha(name)},
+        "compression": None,
+        "training": None,
+        "glue": glue,
+    }
+    task_info = {
+        "name": task,
+        "columns": ["text"],
+        "labels": ["class", "function"],
+        "metric": "accuracy",
+        "problem": None,
+    }
+    made["subject"] |= {
+        "name": f"{name}-int8",
+        "sha256": sha(f"{name} int8"),
+        "kind": "classifier",
+        "lineage": lineage,
+        "task": task_info,
+    }
+    measured = {"name": task, "metric": "accuracy", "value": value, "rows": 1000}
+    times = {"first_token_s": None, "token_s": None, "sentence_s": spread(random.Random(name), 0.0061)}
+    return {
+        **made,
+        **times,
+        "workload": {"name": "classify"},
+        "quality": {"perplexity": None, "task": measured},
+    }
+
+
+def write(folder: Path, *results: dict[str, Any]) -> Path:
+    """The results as files of `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, content in enumerate(results):
+        (folder / f"{i:02}-{content['subject']['name'].translate({47: 95, 60: 95})}.json").write_text(
+            json.dumps(content)
+        )
+    return folder
+
+
+def demo(folder: Path) -> Path:
+    """What the demo writes: 15 language model artifacts, 5 checkpoints in PyTorch, 4 classifiers."""
+    models = [decoder(name, recipe) for name in STUDENTS for recipe in SPEED]
+    tasks = [("docs-kind", 0.884, 0.861, 0.79), ("docs-order", 0.803, 0.742, 0.59)]
+    labelled = [classifier(TEACHER, task, whole, floor) for task, whole, _, floor in tasks]
+    labelled += [classifier("distilled", task, cut, floor) for task, _, cut, floor in tasks]
+    return write(folder, *models, *(checkpoint(name) for name in STUDENTS), *labelled)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on the demo's results, made once."""
+    folder = tmp_path_factory.mktemp("report")
+    return report(demo(folder / "results"), folder / "out").parent
+
+
+def flat(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder of results, without drawing anything."""
+    found, baselines = load(folder)
+    return rows(found, students(found), {entry["task"]: entry["value"] for entry in baselines})
+
+
+def page_content(folder: Path) -> dict[str, Any]:
+    """What the page of a folder of results would show."""
+    found, _ = load(folder)
+    known = students(found)
+    return content(found, rows(found, known), known, None)
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    """results.csv as rows of text."""
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_is_four_files_and_nothing_else(page: Path) -> None:
+    """The folder holds the page, the same as text, the picture and the numbers; no staging is left."""
+    assert sorted(p.name for p in page.iterdir()) == [
+        "report.html",
+        "report.md",
+        "results.csv",
+        "trade-off.png",
+    ]
+    assert (page / "trade-off.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in page.parent.iterdir()) == ["out", "results"]
+
+
+def test_every_result_is_a_row_with_its_numbers_unrounded(page: Path) -> None:
+    """15 language model artifacts, 4 classifiers and 5 checkpoints stand in the CSV as measured."""
+    written = read_csv(page)
+    assert tuple(written[0]) == COLUMNS
+    assert len(written) == 24
+    found = next(r for r in written if r["name"] == "distilled-int8")
+    made = decoder("distilled", "int8")
+    assert float(found["token_s_median"]) == made["token_s"]["median"]
+    assert float(found["perplexity"]) == made["quality"]["perplexity"]["value"]
+    assert found["teacher_sha256"] == sha(TEACHER)
+
+
+def test_rows_are_joined_to_their_student_by_hash(page: Path) -> None:
+    """A checkpoint in PyTorch and its artifacts carry one label, made from the lineage."""
+    labels = {r["name"]: r["student"] for r in read_csv(page)}
+    assert labels["demo-teacher"] == labels["demo-teacher-int4"] == "teacher, 12 layers"
+    assert labels["cut-fp32"] == "6 layers pseudo-uniform, as cut"
+    assert labels["healed"] == labels["healed-int8"] == "6 layers pseudo-uniform, healed 150k tokens"
+    assert labels["distilled-docs-kind-int8"] == "6 layers pseudo-uniform, distilled 150k tokens"
+    assert labels["from-nothing-fp32"] == "6 layers from nothing, 150k tokens"
+
+
+def test_page_and_markdown_say_the_same_numbers(page: Path) -> None:
+    """Every cell of a table in report.md stands in report.html."""
+    html, text = (page / "report.html").read_text(), (page / "report.md").read_text()
+    table = [x for x in text.splitlines() if x.startswith("| ") and "---" not in x and "weights" not in x]
+    cells = {cell.strip(" ●").replace("\\", "") for line in table for cell in line.split("|")}
+    assert len(table) > 20
+    assert not [cell for cell in cells if cell not in html]
+
+
+def test_the_page_needs_no_network(page: Path) -> None:
+    """No element loads anything, and a policy forbids it to whatever might."""
+    html = (page / "report.html").read_text()
+    markup = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.search(r"\b(src|href|url|import)\b\s*[=(]", markup)
+    assert "default-src 'none'" in html
+
+
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    """A model named <script>, or one that would end a script element, shows as text everywhere."""
+    evil = "</script><script>alert(1)</script>|`{{ 7*7 }}"
+    whole, cut = decoder(TEACHER, "fp32"), decoder("cut", "fp32")
+    cut["subject"]["lineage"]["checkpoint"]["name"] = cut["subject"]["name"] = evil
+    cut["subject"]["recipe"] = cut["device"]["name"] = whole["device"]["name"] = evil
+    cut["subject"]["lineage"]["compression"] |= {"select": evil, "command": evil}
+    made = report(write(tmp_path / "results", whole, cut), tmp_path / "out", title=evil)
+    html, text = made.read_text(), made.with_name("report.md").read_text()
+    assert html.count("<script") == html.count("</script>") == 2
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in html
+    assert "\\u003c/script\\u003e" in html
+    assert "<script" not in "".join(x for x in text.splitlines() if not x.startswith("    "))  # code blocks
+    assert "49" not in text.splitlines()[0]
+
+
+def test_nothing_measured_stays_empty(tmp_path: Path) -> None:
+    """null is an empty cell, not a zero, in CSV and tables; a page without any cost has no picture."""
+    made = decoder(TEACHER, "int8", token_s=None, first_token_s=None, peak_rss_bytes=None, file_bytes=None)
+    made["subject"]["file_bytes"] = None
+    out = report(write(tmp_path / "results", made), tmp_path / "out").parent
+    row = read_csv(out)[0]
+    assert row["token_s_median"] == row["peak_rss_bytes_p95"] == row["task"] == ""
+    assert "| int8 |  | 21.5 |  |  |  |  |" in (out / "report.md").read_text()
+    assert not (out / "trade-off.png").exists()
+
+
+def test_emulated_devices_show_no_times(tmp_path: Path) -> None:
+    """What an emulator took is nobody's time: not in the CSV, not in a table, not on an axis."""
+    made = [decoder(name, "int8", device={"name": "pi", "emulated": True}) for name in (TEACHER, "cut")]
+    folder = write(tmp_path / "results", *made)
+    assert {row["token_s_median"] for row in flat(folder)} == {None}
+    page = page_content(folder)
+    assert "emulated: no times" in page["tables"][0].note
+    assert [list(figure["specs"]) for figure in page["figures"]] == [["file_bytes"]]
+
+
+def test_devices_and_texts_are_not_mixed(tmp_path: Path) -> None:
+    """Perplexities on another text, and times of another device, stand in tables of their own."""
+    other = decoder("cut", "fp32")
+    other["quality"]["perplexity"]["corpus"] = {"name": "wikitext", "sha256": "e" * 64}
+    far = decoder("cut", "fp32", device={"name": "board", "emulated": False})
+    assert len(settings(flat(write(tmp_path / "results", decoder(TEACHER, "fp32"), other, far)))) == 3
+
+
+def test_evaluating_an_artifact_fills_what_its_benchmark_lacks(tmp_path: Path) -> None:
+    """A bench without a corpus and an evaluate of the same artifact on the same device make one row."""
+    timed, judged = decoder("cut", "int8"), decoder("cut", "int8")
+    timed["quality"] = {"perplexity": None, "task": None}
+    judged = result("evaluate", judged["subject"], quality=judged["quality"])
+    (row,) = flat(write(tmp_path / "results", timed, judged))
+    assert row["perplexity"] and row["token_s_median"]
+
+
+def test_the_newer_of_two_equal_measurements_stands(tmp_path: Path) -> None:
+    """A result copied into the folder twice is one row: that of the later date."""
+    old, new = decoder("cut", "int8", created="2026-11-01T00:00:00Z"), decoder("cut", "int8", rounds=9)
+    (row,) = flat(write(tmp_path / "results", new, old))
+    assert row["rounds"] == 9
+
+
+def test_a_baseline_file_stands_beside_the_task(tmp_path: Path) -> None:
+    """{"kind": "baseline"} among the results gives every classifier of that task its baseline."""
+    made = classifier("cut", "docs-kind", 0.8, 0.0)
+    made["subject"]["lineage"]["glue"].pop("baseline")
+    folder = write(tmp_path / "results", made)
+    (folder / "baseline.json").write_text(
+        '{"schema": 1, "kind": "baseline", "task": "docs-kind", "value": 0.77}'
+    )
+    (row,) = flat(folder)
+    assert row["baseline"] == 0.77
+
+
+def test_the_story_tells_what_is_not_worth_having(tmp_path: Path) -> None:
+    """The headline compares like with like, and says so where the teacher beats its best student."""
+    whole, slow = decoder(TEACHER, "int8"), decoder("cut", "int8")
+    slow["token_s"] = whole["token_s"]
+    (first, *_) = page_content(write(tmp_path / "results", decoder(TEACHER, "fp32"), whole, slow))["story"]
+    assert "no faster than its teacher in int8" in first
+    assert "not worth having: teacher, 12 layers in int8" in first
+
+
+def broken(change: Any) -> str:
+    """A good result's text after `change` was done to it."""
+    content = decoder("cut", "int8")
+    change(content)
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (json.dumps(decoder("cut", "int8"))[:-40], "not valid JSON"),
+        ("", "not valid JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "required property"),
+        (broken(lambda r: r.update(schema=2)), "newer toolchain"),
+        (broken(lambda r: r.update(schema="1")), "schema"),
+        (broken(lambda r: r.update(kind="guess")), "guess"),
+        (broken(lambda r: r.pop("subject")), "subject"),
+        (broken(lambda r: r["subject"].pop("sha256")), "sha256"),
+        (broken(lambda r: r["subject"].update(name=3)), "subject.name"),
+        (broken(lambda r: r["device"].pop("name")), "device"),
+        (broken(lambda r: r["token_s"].update(median="fast")), "token_s.median"),
+        (broken(lambda r: r["token_s"].update(samples=[1, None])), "token_s.samples"),
+        (broken(lambda r: r["quality"]["perplexity"].update(value=-1)), "perplexity.value"),
+        (broken(lambda r: r["quality"]["perplexity"].update(value=float("nan"))), "not finite"),
+        (broken(lambda r: r["subject"]["lineage"].update(compression=[])), "compression"),
+        (broken(lambda r: r["subject"]["lineage"]["compression"].update(keep="0,2")), "keep"),
+    ],
+)
+def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str, says: str) -> None:
+    """One line with the file's path and what is wrong in it; nothing is written."""
+    folder = write(tmp_path / "results", decoder(TEACHER, "int8"))
+    (folder / "bad.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        report(folder, tmp_path / "out")
+    assert "bad.json" in str(caught.value) and says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_be_reported_are_refused(tmp_path: Path) -> None:
+    """A missing folder, an empty one, and an existing --out without --force."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no such folder"):
+        report(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(UserError, match="holds no results"):
+        report(tmp_path / "empty", tmp_path / "out")
+    folder = write(tmp_path / "results", decoder(TEACHER, "int8"))
+    with pytest.raises(UserError, match="already exists"):
+        report(folder, tmp_path / "empty")
