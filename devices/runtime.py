@@ -8,12 +8,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from devices import generation
-from devices.artifact import Artifact, open_artifact
+from devices.artifact import GRAPH, Artifact, open_artifact
 from devices.cache import Cache, past_inputs, past_shape
 from devices.errors import UserError
 from devices.generation import Generation, TextStream
 from devices.sampling import Sampling
-from devices.session import dtype_of, input_names, open_session, thread_count
+from devices.session import dtype_of, explained, input_shapes, open_session, thread_count
 from devices.text import encode_row, load_tokenizer, special_ids
 
 GREEDY = Sampling()
@@ -38,7 +38,7 @@ class Decoder:
             raise UserError(f"context is {context}; {self.artifact.name} has 1 to {positions} positions")
         self.threads = thread_count(threads)
         self.session = open_session(self.artifact, self.threads)
-        self.inputs = input_names(self.session)
+        self.inputs = input_shapes(self.session)
         self.special = special_ids(self.artifact.path)
         self.cache: Cache | None = None
 
@@ -59,7 +59,8 @@ class Decoder:
         feeds = self._feeds(ids, np.zeros(batch, dtype=np.int64), np.full(batch, length), length, keep=0)
         for value in past_inputs(self.session):
             feeds[value.name] = np.zeros(past_shape(value, batch, 0), dtype=dtype_of(value))
-        return self.session.run(["logits"], feeds)[0]
+        with explained(self.artifact.path / GRAPH, "run"):
+            return self.session.run(["logits"], feeds)[0]
 
     def prefill(self, prompts: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
         """Start anew with one prompt (ids, at least one) per row; logits [batch, vocab] of each row's last.
@@ -80,7 +81,7 @@ class Decoder:
             self.cache = Cache(self.session, len(prompts), self.context)
         # Only as many last positions pass through the head as the shortest row needs.
         keep = longest - int(lengths.min()) + 1
-        logits = self.cache.run(self._feeds(ids, np.zeros_like(lengths), lengths, longest, keep), lengths)
+        logits = self._run(self._feeds(ids, np.zeros_like(lengths), lengths, longest, keep), lengths)
         return logits[np.arange(len(prompts)), logits.shape[1] - 1 - (longest - lengths)]
 
     def step(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -95,9 +96,9 @@ class Decoder:
         before = self.cache.lengths
         if before.max() >= self.context:
             raise self._overflow(f"{before.max() + 1} tokens")
-        return self.cache.run(
-            self._feeds(ids, before, before + 1, int(before.max()) + 1, keep=1), before + 1
-        )[:, -1]
+        return self._run(self._feeds(ids, before, before + 1, int(before.max()) + 1, keep=1), before + 1)[
+            :, -1
+        ]
 
     def generate(
         self,
@@ -149,6 +150,12 @@ class Decoder:
             )
         return ids
 
+    def _run(self, feeds: dict[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
+        """Run on the cache, after which its rows are `lengths` [batch] long; logits [batch, kept, vocab]."""
+        assert self.cache is not None
+        with explained(self.artifact.path / GRAPH, "run"):
+            return self.cache.run(feeds, lengths)
+
     def _feeds(
         self, ids: np.ndarray, before: np.ndarray, after: np.ndarray, total: int, keep: int
     ) -> dict[str, np.ndarray]:
@@ -159,7 +166,8 @@ class Decoder:
             "attention_mask": (np.arange(total) < after[:, None]).astype(np.int64),
             # Padding repeats the last real position, so that no position lies outside a learned table.
             "position_ids": np.minimum(before[:, None] + steps, after[:, None] - 1),
-            "logits_to_keep": np.array(keep, dtype=np.int64),
+            # A scalar or a list of one, as the graph declares it.
+            "logits_to_keep": np.full([1] * len(self.inputs.get("logits_to_keep", [])), keep, dtype=np.int64),
         }
         return {name: array for name, array in feeds.items() if name in self.inputs}
 
@@ -190,7 +198,7 @@ class Classifier:
         self.artifact = _opened(artifact, "classifier")
         self.threads = thread_count(threads)
         self.session = open_session(self.artifact, self.threads)
-        self.inputs = input_names(self.session)
+        self.inputs = input_shapes(self.session)
         special = special_ids(self.artifact.path)
         self.separator = (special["eos"] or [0])[0]
         self.pad = (special["pad"] or [self.separator])[0]
@@ -233,7 +241,8 @@ class Classifier:
         positions = np.broadcast_to(np.arange(longest), ids.shape)
         feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         feeds = {name: array for name, array in feeds.items() if name in self.inputs}
-        return self.session.run(["logits"], feeds)[0]
+        with explained(self.artifact.path / GRAPH, "run"):
+            return self.session.run(["logits"], feeds)[0]
 
 
 def _opened(artifact: Artifact | Path | str, kind: str) -> Artifact:

@@ -1,5 +1,8 @@
 """One ONNX Runtime session on the CPU, opened the same way for every artifact."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +27,23 @@ def open_session(artifact: Artifact, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only; a refused graph is an exception anyway
+    options.log_severity_level = 4  # fatal only: what goes wrong comes as an exception, with the same words
     path = artifact.path / GRAPH
-    try:
+    with explained(path, "load"):
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except MemoryError:
+
+
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Turn whatever ONNX Runtime throws while `doing` something with the graph in `path` into a UserError."""
+    try:
+        yield
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base
         found = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: ONNX Runtime {version('onnxruntime')} cannot load it ({found}); "
+            f"{path}: ONNX Runtime {version('onnxruntime')} cannot {doing} it ({found}); "
             "export it again, or install the version its manifest names"
         ) from None
 
@@ -54,7 +64,7 @@ def dtype_of(value: Any) -> Any:
     return DTYPES[value.type]
 
 
-def input_names(session: Any) -> set[str]:
-    """Inputs that must be fed, and those with a default (which ONNX Runtime lists apart)."""
+def input_shapes(session: Any) -> dict[str, list[int | str | None]]:
+    """Shapes of the inputs that must be fed, and of those with a default (ONNX Runtime lists them apart)."""
     values = [*session.get_inputs(), *session.get_overridable_initializers()]
-    return {value.name for value in values}
+    return {value.name: value.shape for value in values}
