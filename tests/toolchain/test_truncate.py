@@ -90,7 +90,7 @@ def test_cached_generation_works(llama_checkpoint: Path, tmp_path: Path) -> None
 
 def test_untied_head_is_carried_over(teachers: Callable[..., Path], tmp_path: Path) -> None:
     """A model with a head of its own keeps it, and a tied one stores its embedding once."""
-    teacher = teachers("llama", tie=False)
+    teacher = teachers("llama", tie_word_embeddings=False)
     truncate(teacher, KEEP, tmp_path / "untied")
     assert torch.equal(logits(open_whole(tmp_path / "untied")), logits(cut_by_hand(teacher, KEEP)))
     assert "lm_head.weight" in open_checkpoint(tmp_path / "untied").tensors
@@ -189,7 +189,7 @@ def test_everything_around_the_layers_comes_along(gpt2_checkpoint: Path, tmp_pat
 
 def test_one_tensor_at_a_time(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     """Cutting a model needs memory for its largest tensor or so, not for the model."""
-    teacher = make_checkpoint("llama", layers=12, hidden=64)
+    teacher = make_checkpoint("llama", num_hidden_layers=12, hidden_size=64)
     tensors = open_checkpoint(teacher).tensors.values()
     truncate(teacher, [0], tmp_path / "warm")  # imports and caches
     tracemalloc.start()

@@ -108,6 +108,8 @@ def command(
         command=f"toolchain {shlex.join(sys.argv[1:])}",
         say=lambda line: click.echo(line, err=True),
     )
+    if "student" not in result:
+        return  # a helping process of `accelerate launch`; the first one speaks
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return

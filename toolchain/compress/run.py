@@ -1,6 +1,7 @@
 """`toolchain compress`, whole: resolve the teacher, choose layers, cut, train on, and record how."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import read_json, refuse_existing, staged, write_json
+from devices.files import read_json, refuse_existing, staged, staging_path, write_json
 from export.architecture import Architecture, parameters
 from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
@@ -49,13 +50,16 @@ def compress(
     `keep` ("0,2,4"). With `init` "random" the student has that many layers and fresh weights instead: the
     control. `training` (needed unless `train` is "none") says how to train the student afterwards, on text
     alone ("pretrain") or towards the teacher ("distill"). A training run that was interrupted goes on when
-    the same call is made again; `say` is told so, and every other step. UserError for what cannot be done,
+    the same call is made again; `say` is told so, and every other step. Processes of `accelerate launch`
+    other than the first train along and return the training record. UserError for what cannot be done,
     before anything is written or with all that was written removed.
     """
     _refuse_contradictions(layers, keep, select, init, train, training)
     refuse_existing(out, force)
     folder = resolve(teacher, cache_folder(), say)
     _refuse_overlap(out, folder)
+    if train != "none" and _rank() > 0:
+        return _train(staging_path(out.absolute()), folder, train, training)
     _, arch = open_teacher(folder)
     kept = _kept(arch.layers, layers, keep, select, seed)
     request: dict[str, Any] = {
@@ -78,12 +82,7 @@ def compress(
     with staged(out, force=force, resume=True) as staging, _cleared(staging, request, say):
         say(_plan(request, out))
         _initialise(folder, kept, init, seed, staging)
-        record = None
-        if train != "none":
-            assert training is not None
-            from toolchain.compress.train import train as run_training
-
-            record = run_training(staging, staging / WORK, training, folder if train == "distill" else None)
+        record = None if train == "none" else _train(staging, folder, train, training)
         result = _record(request, record, command, out.name, staging, verify(staging, None))
         (staging / "README.md").write_text(model_card(result, folder), encoding="utf-8")
         write_json(staging / "compression.json", result)
@@ -204,6 +203,34 @@ def _initialise(teacher: Path, kept: list[int], init: str, seed: int, staging: P
     total = sum(info.size for info in open_checkpoint(teacher).tensors.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="cut", disable=None, leave=False) as bar:
         truncate(teacher, kept, staging, bar.update)
+
+
+def _train(staging: Path, teacher: Path, train: str, training: "Training | None") -> dict[str, Any]:
+    """Train the student in `staging` and return the training record.
+
+    Under `accelerate launch` every process trains, and the first alone cuts, writes and publishes: the
+    others begin when the student is there, and it goes on when they are done with the folder.
+    """
+    from toolchain.compress.train import train as run_training
+
+    assert training is not None
+    _meet()
+    record = run_training(staging, staging / WORK, training, teacher if train == "distill" else None)
+    _meet()
+    return record
+
+
+def _rank() -> int:
+    """Which process of `accelerate launch` this is; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _meet() -> None:
+    """Wait for the other processes of `accelerate launch`, where there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
 
 def _record(
