@@ -77,7 +77,7 @@ def attention(source: Source, i: int, h: ir.Value, shared: Context) -> ir.Value:
     """Causal attention of layer `i` on `h` [batch, sequence, hidden]: [batch, sequence, heads * head_dim]."""
     arch, inside = source.arch, rotates_inside(source.arch)
     past = shared.pasts[i] if shared.pasts else (None, None)
-    output, *presents = source.builder.op(
+    outputs = source.builder.op(
         "GroupQueryAttention",
         [*_qkv(source, i, h, shared), *past, *shared.lengths, *(shared.tables if inside else ())],
         f"layers.{i}.attention",
@@ -89,10 +89,12 @@ def attention(source: Source, i: int, h: ir.Value, shared: Context) -> ir.Value:
         do_rotary=int(inside),
         local_window_size=arch.windows[i] or -1,
     )
-    for side, present in zip(("key", "value"), presents, strict=False):  # no presents without a cache
+    if not shared.pasts:
+        return outputs
+    for side, present in zip(("key", "value"), outputs[1:], strict=True):
         present.name = f"present.{i}.{side}"
         shared.presents.append(typed(present, ["batch", arch.kv_heads, "present_sequence", arch.head_dim]))
-    return output
+    return outputs[0]
 
 
 def _qkv(source: Source, i: int, h: ir.Value, shared: Context) -> list[ir.Value | None]:

@@ -44,9 +44,11 @@ def _decoder(source: Source) -> tuple[Values, Values]:
     x = _body(source, gather(source, embedding, ids, "embedding"), shared)
     # How many last positions pass through the head: 0, the default, is all of them, as -0 is the start.
     keep = b.tensor("logits_to_keep", np.array(0))
-    axes = [b.tensor(f"axis_{i}", np.array([i])) for i in (0, 1)]
-    start = b.op("Unsqueeze", [b.op("Neg", [keep], "keep.start"), axes[0]], "keep.starts")
-    x = b.op("Slice", [x, start, b.tensor("end", np.array([END])), axes[1]], "kept")
+    # Reshaped, as callers through IO binding may feed a scalar or one element.
+    start = b.op(
+        "Reshape", [b.op("Neg", [keep], "keep.start"), b.tensor("flat_1", np.array([1]))], "keep.starts"
+    )
+    x = b.op("Slice", [x, start, b.tensor("end", np.array([END])), b.tensor("axis_1", np.array([1]))], "kept")
     last = embedding if arch.tied else table(source, "head", source.recipe.head_bits)
     logits = typed(head(source, last, x, "logits"), ["batch", "kept", arch.vocab])
     inputs = [
