@@ -204,9 +204,9 @@ def classifier(base: str, task: str, value: float, floor: float) -> dict[str, An
 def write(folder: Path, *results: dict[str, Any]) -> Path:
     """The results as files of `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, content in enumerate(results):
-        (folder / f"{i:02}-{content['subject']['name'].translate({47: 95, 60: 95})}.json").write_text(
-            json.dumps(content)
+    for i, made in enumerate(results):
+        (folder / f"{i:02}-{made['subject']['name'].translate({47: 95, 60: 95})}.json").write_text(
+            json.dumps(made)
         )
     return folder
 
@@ -381,9 +381,9 @@ def test_the_story_tells_what_is_not_worth_having(tmp_path: Path) -> None:
 
 def broken(change: Any) -> str:
     """A good result's text after `change` was done to it."""
-    content = decoder("cut", "int8")
-    change(content)
-    return json.dumps(content)
+    made = decoder("cut", "int8")
+    change(made)
+    return json.dumps(made)
 
 
 @pytest.mark.parametrize(
