@@ -103,7 +103,9 @@ class Walk:
     def step(self, name: str, what: str, key: Any, make: Callable[[Path], object]) -> Path:
         """Make `out/name` by `make`, unless it stands there made from the same `key`."""
         path = self.out / name
-        digest = hashlib.sha256(json.dumps([__version__, key], sort_keys=True, default=str).encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps([__version__, key], sort_keys=True, default=str).encode()
+        ).hexdigest()
         if self.done.get(name) == digest and path.exists():
             self.say(f"{what}: unchanged, {path} is used again")
             return path
@@ -150,7 +152,9 @@ def _tell_corpus(teacher: Path, plan: Plan, say: Say) -> None:
     from toolchain.corpus import load
 
     corpus = load("stdlib")
-    say(f"corpus: this Python's documentation, {len(corpus.train)} modules to train on, {len(corpus.heldout)} held out")
+    say(
+        f"corpus: this Python's documentation, {len(corpus.train)} modules to train on, {len(corpus.heldout)} held out"
+    )
     trained_on = read_json(record, "how the teacher was trained")["training"]["corpus"]["sha256"]
     if corpus.sha256 != trained_on:
         say(
@@ -204,10 +208,17 @@ def _student(walk: Walk, teacher: Path, student: Student, plan: Plan) -> Path:
         )
 
     what = f"student {student.name}: {student.layers} layers, {start}, {how}"
-    return walk.step(f"students/{student.name}", what, [identity(teacher), asdict(student), asdict(training) if training else None], make)
+    return walk.step(
+        f"students/{student.name}",
+        what,
+        [identity(teacher), asdict(student), asdict(training) if training else None],
+        make,
+    )
 
 
-def _export(walk: Walk, models: dict[str, Path], keys: dict[str, str], recipes: tuple[str, ...]) -> list[Path]:
+def _export(
+    walk: Walk, models: dict[str, Path], keys: dict[str, str], recipes: tuple[str, ...]
+) -> list[Path]:
     from export.build import export
 
     return [
@@ -222,7 +233,9 @@ def _export(walk: Walk, models: dict[str, Path], keys: dict[str, str], recipes: 
     ]
 
 
-def _classifiers(walk: Walk, models: dict[str, Path], keys: dict[str, str], plan: Plan) -> dict[str, list[Path]]:
+def _classifiers(
+    walk: Walk, models: dict[str, Path], keys: dict[str, str], plan: Plan
+) -> dict[str, list[Path]]:
     """Teacher and best student fine-tuned on each task and exported as int8; artifacts by task."""
     if not plan.tasks:
         return {}
@@ -266,7 +279,9 @@ def _classifiers(walk: Walk, models: dict[str, Path], keys: dict[str, str], plan
 def _best(models: dict[str, Path], plan: Plan) -> str:
     """The student with the lowest held-out perplexity after training."""
     scores = {
-        student.name: read_json(models[student.name] / "compression.json", "how it was made")["training"]["perplexity"]["after"]
+        student.name: read_json(models[student.name] / "compression.json", "how it was made")["training"][
+            "perplexity"
+        ]["after"]
         for student in plan.students
         if student.train != "none" and student.init != "random"
     }

@@ -97,7 +97,7 @@ def _torch_logits(path: Path) -> "Callable[[np.ndarray], np.ndarray]":
     import torch
     from transformers import AutoModelForCausalLM
 
-    from toolchain.glue.classifier import quiet
+    from toolchain.quiet import quiet
 
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

@@ -6,20 +6,69 @@ from typing import Any
 import click
 
 TRAINING = (
-    click.option("--corpus", default="stdlib", show_default=True, help="Text: a file, folder, hub:NAME[:CONFIG] or stdlib."),
+    click.option(
+        "--corpus",
+        default="stdlib",
+        show_default=True,
+        help="Text: a file, folder, hub:NAME[:CONFIG] or stdlib.",
+    ),
     click.option("--heldout", help="Text to measure perplexity on; default: a held-out part of the corpus."),
-    click.option("--tokens", type=click.IntRange(min=1), help="Training budget; default: one pass over the corpus."),
-    click.option("--steps", type=click.IntRange(min=1), help="Training budget in steps, instead of --tokens."),
-    click.option("--window", type=click.IntRange(min=8), help="Tokens a block; default: min(512, positions)."),
-    click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Blocks a step, over all processes."),
-    click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=5e-4, show_default=True, help="Peak learning rate; cosine decay."),
-    click.option("--warmup", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Share of the steps with rising rate."),
-    click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, help="AdamW's."),
-    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="On embeddings and residuals."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Order of blocks, dropout, fresh weights."),
-    click.option("--snapshot-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps between snapshots to resume from."),
+    click.option(
+        "--tokens", type=click.IntRange(min=1), help="Training budget; default: one pass over the corpus."
+    ),
+    click.option(
+        "--steps", type=click.IntRange(min=1), help="Training budget in steps, instead of --tokens."
+    ),
+    click.option(
+        "--window", type=click.IntRange(min=8), help="Tokens a block; default: min(512, positions)."
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        default=8,
+        show_default=True,
+        help="Blocks a step, over all processes.",
+    ),
+    click.option(
+        "--lr",
+        type=click.FloatRange(min=0, min_open=True),
+        default=5e-4,
+        show_default=True,
+        help="Peak learning rate; cosine decay.",
+    ),
+    click.option(
+        "--warmup",
+        type=click.FloatRange(0, 1),
+        default=0.05,
+        show_default=True,
+        help="Share of the steps with rising rate.",
+    ),
+    click.option(
+        "--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, help="AdamW's."
+    ),
+    click.option(
+        "--dropout",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        show_default=True,
+        help="On embeddings and residuals.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Order of blocks, dropout, fresh weights.",
+    ),
+    click.option(
+        "--snapshot-every",
+        type=click.IntRange(min=1),
+        default=200,
+        show_default=True,
+        help="Steps between snapshots to resume from.",
+    ),
     click.option("--gradient-checkpointing", is_flag=True, help="Less memory, one third more time."),
-)  # fmt: skip
+)
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:

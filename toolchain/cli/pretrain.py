@@ -14,7 +14,9 @@ from toolchain.cli.options import training_options
 @click.argument("shape", type=Path)
 @click.option("--out", type=Path, required=True, help="Folder for the checkpoint.")
 @training_options
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after N passes without a better held-out loss.")
+@click.option(
+    "--patience", type=click.IntRange(min=1), help="Stop after N passes without a better held-out loss."
+)
 @click.option("--half", is_flag=True, help="Store the weights in 16 bits.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 def command(shape: Path, out: Path, half: bool, force: bool, **options: Any) -> None:
@@ -28,7 +30,15 @@ def command(shape: Path, out: Path, half: bool, force: bool, **options: Any) -> 
     from toolchain.compress.train import Training
 
     said = f"toolchain {shlex.join(sys.argv[1:])}"
-    result = pretrain(shape, out, Training(**options), half=half, force=force, command=said)
+    result = pretrain(
+        shape,
+        out,
+        Training(**options),
+        half=half,
+        force=force,
+        command=said,
+        say=lambda line: click.echo(line, err=True),
+    )
     record = result["training"]
     click.echo(
         f"{out}: {record['tokens']:,} tokens in {record['hours']:.2f} h, held-out perplexity "

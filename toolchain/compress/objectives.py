@@ -41,7 +41,9 @@ def forward_kl(student: "Tensor", teacher: "Tensor", temperature: float) -> "Ten
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def logits(student: "Tensor", teacher: "Tensor", targets: "Tensor", temperature: float, alpha: float) -> "Tensor":
+def logits(
+    student: "Tensor", teacher: "Tensor", targets: "Tensor", temperature: float, alpha: float
+) -> "Tensor":
     """alpha · T² · KL(teacher || student) + (1 - alpha) · cross-entropy, over rows [rows, vocabulary] -> scalar."""
     loss = alpha * forward_kl(student, teacher, temperature)
     return loss if alpha == 1 else loss + (1 - alpha) * cross_entropy(student, targets)

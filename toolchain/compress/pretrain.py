@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +12,20 @@ from devices.errors import UserError
 from devices.files import read_json, staged, write_json
 from toolchain import __version__
 from toolchain.compress.train import Training, train
+from toolchain.compress.unfinished import WORK, snapshots, unfinished
 from toolchain.corpus import load
+from toolchain.quiet import quiet
 
 
 def pretrain(
-    shape: Path, out: Path, training: Training, *, half: bool = False, force: bool = False, command: str = ""
+    shape: Path,
+    out: Path,
+    training: Training,
+    *,
+    half: bool = False,
+    force: bool = False,
+    command: str = "",
+    say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Train the model that `shape` (a config.json) describes, and its byte-level BPE, from nothing into `out`.
 
@@ -27,19 +37,12 @@ def pretrain(
     """
     config = read_json(shape, "a model's shape in config.json form")
     request = {"shape": config, "training": asdict(training), "half": half}
-    with staged(out, force=force, resume=True) as staging:
-        asked = staging / "request.json"
-        if asked.exists() and read_json(asked, "an earlier request") != request:
-            shutil.rmtree(staging)
-            staging.mkdir()
-        model_dir = staging / "model"
-        if not asked.exists():
-            model_dir.mkdir(exist_ok=True)
-            _initialise(config, model_dir, training)
-            write_json(asked, request)
-        record = train(model_dir, staging, training)
+    with staged(out, force=force, resume=True) as staging, unfinished(staging, request, say):
+        if not snapshots(staging):
+            _initialise(config, staging, training)
+        record = train(staging, staging / WORK, training)
         if half:
-            _halve(model_dir)
+            _halve(staging)
         result = {
             "schema": 1,
             "toolchain": __version__,
@@ -49,13 +52,9 @@ def pretrain(
             "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_json(model_dir / "training.json", result)
-        (model_dir / "README.md").write_text(card(out.name, config, result), encoding="utf-8")
-        for leftover in [path for path in staging.iterdir() if path != model_dir]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for path in model_dir.iterdir():
-            path.rename(staging / path.name)
-        model_dir.rmdir()
+        write_json(staging / "training.json", result)
+        (staging / "README.md").write_text(card(out.name, config, result), encoding="utf-8")
+        shutil.rmtree(staging / WORK)
     return result
 
 
@@ -68,14 +67,16 @@ def _initialise(config: dict[str, Any], model_dir: Path, training: Training) -> 
     fields = dict(config)
     kind = fields.pop("model_type", None)
     try:
-        made = AutoConfig.for_model(kind, **fields)
+        with quiet():
+            made = AutoConfig.for_model(kind, **fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"shape: transformers builds no '{kind}' model from it ({error})") from None
     texts = load(training.corpus, training.heldout).train["text"]
     eos = train_bpe(texts, made.vocab_size, model_dir, made.max_position_embeddings)
     made.bos_token_id = made.eos_token_id = eos
     set_seed(training.seed)
-    AutoModelForCausalLM.from_config(made).save_pretrained(model_dir)
+    with quiet():
+        AutoModelForCausalLM.from_config(made).save_pretrained(model_dir)
 
 
 def _halve(model_dir: Path) -> None:
@@ -83,8 +84,9 @@ def _halve(model_dir: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float16)
-    model.save_pretrained(model_dir)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float16)
+        model.save_pretrained(model_dir)
 
 
 def versions() -> dict[str, str]:
@@ -102,8 +104,14 @@ def card(name: str, config: dict[str, Any], result: dict[str, Any]) -> str:
     record = result["training"]
     facts = [
         ("corpus", f"{record['corpus']['name']} (sha256 `{record['corpus']['sha256']}`)"),
-        ("tokens seen", f"{record['tokens']:,} ({record['epochs']} passes of {record['corpus']['tokens']:,})"),
-        ("held-out perplexity", f"{record['perplexity']['after']:.2f} on {record['perplexity']['tokens']:,} tokens"),
+        (
+            "tokens seen",
+            f"{record['tokens']:,} ({record['epochs']} passes of {record['corpus']['tokens']:,})",
+        ),
+        (
+            "held-out perplexity",
+            f"{record['perplexity']['after']:.2f} on {record['perplexity']['tokens']:,} tokens",
+        ),
         ("seed", result["seed"]),
         ("hours", record["hours"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in result["versions"].items())),

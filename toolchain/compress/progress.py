@@ -33,7 +33,9 @@ class Bar(TrainerCallback):
         """Advance the bar."""
         self.bar.update(1)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         """Show the newest loss; without a terminal, one line in ten seconds."""
         if not logs or not state.is_world_process_zero:
             return

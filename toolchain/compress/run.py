@@ -1,17 +1,15 @@
 """`toolchain compress`, whole: resolve the teacher, choose layers, cut, train on, and record how."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import read_json, refuse_existing, staged, staging_path, write_json
+from devices.files import refuse_existing, staged, staging_path, write_json
 from export.architecture import Architecture, parameters
 from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
@@ -19,14 +17,13 @@ from toolchain.compress.card import model_card
 from toolchain.compress.select import choose, explicit
 from toolchain.compress.teacher import cache_folder, resolve, teacher_name
 from toolchain.compress.truncate import open_teacher, randomize, truncate, verify
+from toolchain.compress.unfinished import WORK, unfinished
 
 if TYPE_CHECKING:
     from toolchain.compress.train import Training
 
 TRAINING = ("none", "pretrain", "distill")
 INITS = ("truncate", "random")
-WORK = "unfinished"  # in the staging folder: the request, snapshots and what else a resumed run needs
-REQUEST = "request.json"
 
 
 def compress(
@@ -79,7 +76,7 @@ def compress(
             "training": asdict(training) if training else None,
         },
     }
-    with staged(out, force=force, resume=True) as staging, _cleared(staging, request, say):
+    with staged(out, force=force, resume=True) as staging, unfinished(staging, request, say):
         say(_plan(request, out))
         _initialise(folder, kept, init, seed, staging)
         record = None if train == "none" else _train(staging, folder, train, training)
@@ -142,46 +139,6 @@ def _kept(total: int, layers: int | None, keep: str | None, select: str | None, 
             f"--keep {keep}: names {len(kept)} layers, --layers says {layers}; give one of the two"
         )
     return kept
-
-
-@contextmanager
-def _cleared(staging: Path, request: dict[str, Any], say: Callable[[str], object]) -> Iterator[None]:
-    """`staging`, ready for `request`: an earlier try at the same one keeps its snapshots, another one goes.
-
-    After a failure it is kept where a snapshot makes it worth it, and removed otherwise.
-    """
-    asked = json.loads(json.dumps(request))
-    if any(staging.iterdir()):
-        if _earlier(staging) != asked:
-            say("the unfinished run found here was for another request; starting anew")
-            _empty(staging)
-        elif _snapshots(staging):
-            say("going on with the unfinished run found here")
-    (staging / WORK).mkdir(exist_ok=True)
-    write_json(staging / WORK / REQUEST, asked)
-    try:
-        yield
-    except BaseException:
-        if not _snapshots(staging):
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def _earlier(staging: Path) -> dict[str, Any] | None:
-    """The request that an earlier try left in `staging`, None where it left none that can be read."""
-    try:
-        return read_json(staging / WORK / REQUEST, "an earlier request")
-    except UserError:
-        return None
-
-
-def _snapshots(staging: Path) -> bool:
-    return any((staging / WORK / "snapshots").glob("checkpoint-*"))
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _plan(request: dict[str, Any], out: Path) -> str:

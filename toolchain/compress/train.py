@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
+from devices.files import write_json
 from toolchain.compress.objectives import OBJECTIVES, next_token
 from toolchain.corpus import load, pack
+from toolchain.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +51,9 @@ class Training:
     heldout_blocks: int = 64  # at most so many blocks for perplexity before and after
 
 
-def train(model_dir: Path, staging: Path, training: Training, teacher_dir: Path | None = None) -> dict[str, Any]:
+def train(
+    model_dir: Path, staging: Path, training: Training, teacher_dir: Path | None = None
+) -> dict[str, Any]:
     """Train the checkpoint in `model_dir` in place (float32 weights) and return the training record.
 
     Snapshots live in `staging/snapshots`; a run that was killed goes on from the newest whole one when
@@ -65,7 +69,8 @@ def train(model_dir: Path, staging: Path, training: Training, teacher_dir: Path 
     training = _resolved(training, teacher_dir)
     set_seed(training.seed)
     config = json.loads((model_dir / "config.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     _set_dropout(model, training.dropout)
     _fuse_gelu(model)
     teacher = _load_teacher(teacher_dir, model) if teacher_dir else None
@@ -81,12 +86,12 @@ def train(model_dir: Path, staging: Path, training: Training, teacher_dir: Path 
     trainer = _trainer(model, teacher, blocks, heldout, training, staging / "snapshots")
     start = time.monotonic()
     earlier = _elapsed(staging)
-    with _recorded_time(staging, start, earlier):
+    with quiet(), _recorded_time(staging, start, earlier):
         trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots"))
     seconds = earlier + time.monotonic() - start
     _set_dropout(model, 0.0)
     after = perplexity(model, scored)
-    if trainer.is_world_process_zero():
+    if first_process():
         _save(model, model_dir, config)
     seen = trainer.state.global_step * window * training.batch
     return {
@@ -122,8 +127,9 @@ def _resolved(training: Training, teacher_dir: Path | None) -> Training:
 
 def _heldout_blocks(texts: Any, model_dir: Path, window: int) -> "np.ndarray":
     """The held-out text as one stream without end-of-text marks, exactly as `toolchain evaluate` cuts it."""
-    from bench.quality import windows
     from tokenizers import Tokenizer
+
+    from bench.quality import windows
 
     text = "\n\n".join(texts["text"])
     ids = Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(text, add_special_tokens=False).ids
@@ -133,6 +139,7 @@ def _heldout_blocks(texts: Any, model_dir: Path, window: int) -> "np.ndarray":
 def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None = None) -> float:
     """exp of the mean next-token loss over `blocks` int64 [blocks, window]; read from `memo` if it is there."""
     import torch
+
     from bench.quality import perplexity as score
 
     if memo and memo.exists():
@@ -144,8 +151,8 @@ def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None
 
     model.eval()
     value = float(score(logits, blocks)["value"])
-    if memo:
-        memo.write_text(json.dumps(value))
+    if memo and first_process():
+        write_json(memo, value)
     return value
 
 
@@ -153,10 +160,13 @@ def _load_teacher(teacher_dir: Path, student: "PreTrainedModel") -> "PreTrainedM
     import torch
     from transformers import AutoModelForCausalLM
 
-    teacher = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype=torch.float32)
+    with quiet():
+        teacher = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype=torch.float32)
     sizes = teacher.config.vocab_size, student.config.vocab_size
     if sizes[0] != sizes[1]:
-        raise UserError(f"{teacher_dir}: the teacher's vocabulary has {sizes[0]} entries, the student's {sizes[1]}")
+        raise UserError(
+            f"{teacher_dir}: the teacher's vocabulary has {sizes[0]} entries, the student's {sizes[1]}"
+        )
     _fuse_gelu(teacher)
     return teacher.eval().requires_grad_(False)
 
@@ -215,7 +225,7 @@ def _trainer(
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
         bf16=gpu,
-        gradient_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=training.gradient_checkpointing,
         seed=training.seed,
         data_seed=training.seed,
         logging_steps=max(1, min(20, training.steps // 20)),
@@ -306,6 +316,11 @@ def newest_snapshot(snapshots: Path) -> str | None:
     return newest
 
 
+def first_process() -> bool:
+    """Whether this is the process of `accelerate launch` that writes; true without it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _elapsed(staging: Path) -> float:
     with contextlib.suppress(OSError, ValueError):
         return float(json.loads((staging / "seconds.json").read_text()))
@@ -318,14 +333,16 @@ def _recorded_time(staging: Path, start: float, earlier: float) -> Iterator[None
     try:
         yield
     finally:
-        (staging / "seconds.json").write_text(json.dumps(earlier + time.monotonic() - start))
+        if first_process():
+            write_json(staging / "seconds.json", earlier + time.monotonic() - start)
 
 
 def _save(model: "PreTrainedModel", model_dir: Path, config: dict[str, Any]) -> None:
     """The weights as training left them (float32), the config as it came in but for that precision."""
     for old in model_dir.glob("*.safetensors*"):
         old.unlink()
-    model.save_pretrained(model_dir, max_shard_size="4GB")
+    with quiet():
+        model.save_pretrained(model_dir, max_shard_size="4GB")
     config["dtype"] = "float32"
     config.pop("torch_dtype", None)
-    (model_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_json(model_dir / "config.json", config)

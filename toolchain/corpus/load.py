@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HELDOUT_SHARE = 20  # one document in so many is held out, by the hash of its text
-BUILDERS = {".txt": "text", ".text": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+BUILDERS = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,9 @@ def load(spec: str, heldout: str | None = None) -> Corpus:
     if heldout is not None:
         held = _documents(heldout) if heldout != "stdlib" else load("stdlib").heldout
     elif held is None:
-        side = [int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELDOUT_SHARE == 0 for text in texts["text"]]
+        side = [
+            int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELDOUT_SHARE == 0 for text in texts["text"]
+        ]
         held = texts.select([i for i, out in enumerate(side) if out])
         texts = texts.select([i for i, out in enumerate(side) if not out])
     for part, what in ((texts, "text to train on"), (held, "held-out text (name some with --heldout)")):
@@ -86,7 +95,9 @@ def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"corpus '{path}': no such file or folder; name one, or stdlib, or hub:NAME")
     if path.suffix not in BUILDERS:
-        raise UserError(f"corpus '{path}': cannot read '{path.suffix}' files; use one of {', '.join(BUILDERS)}")
+        raise UserError(
+            f"corpus '{path}': cannot read '{path.suffix}' files; use one of {', '.join(BUILDERS)}"
+        )
     return [path]
 
 
@@ -102,9 +113,13 @@ def _file(path: Path) -> "Dataset":
         data = load_dataset(builder, data_files=str(path), split="train", **options)
     except (DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
         cause = error.__cause__ or error
-        raise UserError(f"corpus '{path}': cannot be read as {builder} in UTF-8 ({cause}); convert it") from None
+        raise UserError(
+            f"corpus '{path}': cannot be read as {builder} in UTF-8 ({cause}); convert it"
+        ) from None
     if "text" not in data.column_names:
-        raise UserError(f"corpus '{path}': has no column 'text' (has {', '.join(data.column_names)}); rename one")
+        raise UserError(
+            f"corpus '{path}': has no column 'text' (has {', '.join(data.column_names)}); rename one"
+        )
     return data
 
 
@@ -113,8 +128,14 @@ def _hub(name: str, config: str | None = None) -> "Dataset":
 
     try:
         data = load_dataset(name, config, split="train")
-    except (OSError, ValueError, RuntimeError) as error:  # each release of datasets wraps network faults otherwise
-        raise UserError(f"corpus 'hub:{name}': cannot be fetched ({error}); check the name and the network") from None
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # each release of datasets wraps network faults otherwise
+        raise UserError(
+            f"corpus 'hub:{name}': cannot be fetched ({error}); check the name and the network"
+        ) from None
     if "text" not in data.column_names:
         raise UserError(f"corpus 'hub:{name}': has no column 'text' (has {', '.join(data.column_names)})")
     return data
@@ -158,7 +179,7 @@ def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np
     blocks = len(stream) // window
     if not blocks:
         raise UserError(
-            f"corpus: {len(stream)} tokens are fewer than one block of {window}; name a larger one or a smaller --window"
+            f"corpus: {len(stream)} tokens fill no block of {window}; name a larger one or a smaller --window"
         )
     return np.asarray(stream[: blocks * window], np.int64).reshape(blocks, window)
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from devices.errors import UserError
 from devices.text import encode_row, load_tokenizer, special_ids
 from toolchain.glue.tasks import Row
+from toolchain.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,23 +79,3 @@ def predict(
             logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
             pieces.append(logits.float().cpu().numpy())
     return np.concatenate(pieces)[np.argsort(order)]
-
-
-class quiet:  # noqa: N801 - used as a function: `with quiet():`
-    """While it lasts transformers says errors only and draws no bars of its own."""
-
-    def __enter__(self) -> None:
-        """Remember what transformers said before."""
-        from transformers.utils import logging
-
-        self.verbosity, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: Any) -> None:
-        """Let it speak as before."""
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.verbosity)
-        if self.bars:
-            logging.enable_progress_bar()

@@ -67,7 +67,7 @@ def finetune(
     """
     from export.architecture import check
     from export.checkpoint import identity, open_checkpoint
-    from toolchain.glue.classifier import quiet
+    from toolchain.quiet import quiet
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -125,6 +125,8 @@ def glue(
     """
     from devices.files import refuse_existing
 
+    if not tasks:
+        raise UserError("--task: names no task; name one or several (toolchain list tasks)")
     found = [load_task(name, data) for name in tasks]
     for task in found:
         refuse_existing(out / task.name, force)
