@@ -74,15 +74,17 @@ def bench(
     order = _schedule(len(opened), chosen.rounds, chosen.seed)
     judged = sum(_has_quality(artifact, chosen) for artifact in opened)
     with tqdm(total=len(order) + judged, unit="run", disable=not progress, leave=False) as bar:
-        for at in order:
-            bar.set_description(opened[at].name)
-            rounds[at].append(ask(_request(opened[at], plans[at], chosen), str(opened[at].path)))
-            bar.update()
+        # Quality first: a text that does not fit is known before the rounds, and every file is in the page
+        # cache when the first of them loads it.
         qualities = []
         for artifact in opened:
             bar.set_description(f"{artifact.name}: quality")
             qualities.append(_quality(artifact, chosen, corpus))
             bar.update(_has_quality(artifact, chosen))
+        for at in order:
+            bar.set_description(opened[at].name)
+            rounds[at].append(ask(_request(opened[at], plans[at], chosen), str(opened[at].path)))
+            bar.update()
     results = [
         result.build(artifact, path, plan, profile, chosen.seed, found, quality)
         for artifact, path, plan, found, quality in zip(
