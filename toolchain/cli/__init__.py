@@ -26,6 +26,7 @@ COMMANDS = (
     "list",
     "doctor",
 )
+ROOMS = ("toolchain", "export", "bench", "devices")
 MODULES = {"list": "list_", **{name: name for name in COMMANDS if name != "list"}}
 
 
@@ -70,6 +71,11 @@ def main(argv: list[str] | None = None) -> Any:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ROOMS:
+            raise
+        _fail(f"this needs {missing}, which is not installed; pip install 'toolchain[host]' brings it", 2)
     except MemoryError:
         _fail("out of memory; use a smaller model, batch or window, or a machine with more", 2)
     except OSError as error:
