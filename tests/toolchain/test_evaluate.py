@@ -1,0 +1,219 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from devices.errors import UserError
+from devices.text import encode_text, load_tokenizer
+from export.build import export
+from toolchain.evaluate import evaluate
+from toolchain.glue.finetune import finetune
+from toolchain.glue.tasks import load_task
+
+TASK = """\
+name = "tone"
+metric = "accuracy"
+labels = ["no", "yes"]
+
+[columns]
+text_a = "text"
+label = "label"
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(make_checkpoint, tmp_path_factory):
+    """A small decoder checkpoint and its fp32 artifact."""
+    checkpoint = make_checkpoint("llama", num_hidden_layers=2)
+    out = tmp_path_factory.mktemp("artifact") / "llama-fp32"
+    export(checkpoint, out, "fp32")
+    return checkpoint, out
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A task of twenty rows."""
+    folder = tmp_path_factory.mktemp("task") / "tone"
+    folder.mkdir()
+    (folder / "task.toml").write_text(TASK)
+    rows = [
+        f"the fox {'does' if i % 2 else 'jumps'} over {'a lazy ' * (i % 4)}dog\t{('no', 'yes')[i % 2]}"
+        for i in range(20)
+    ]
+    for split in ("train", "dev"):
+        (folder / f"{split}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    return load_task(folder)
+
+
+@pytest.fixture(scope="module")
+def classifiers(make_checkpoint, task, tmp_path_factory):
+    """A classifier checkpoint and its fp32 artifact."""
+    folder = tmp_path_factory.mktemp("classifier")
+    finetune(make_checkpoint("gpt2", n_layer=2), task, folder / "tuned", epochs=1, lr=1e-3)
+    export(folder / "tuned", folder / "artifact", "fp32")
+    return folder / "tuned", folder / "artifact"
+
+
+def by_hand(checkpoint, text, window, blocks):
+    """Perplexity in plain PyTorch: cross-entropy of each window's tokens but the first."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = encode_text(load_tokenizer(checkpoint), text)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    total = count = 0
+    for start in range(0, len(ids) - window + 1, window)[:blocks]:
+        block = torch.tensor([ids[start : start + window]])
+        with torch.no_grad():
+            logits = model(block).logits[0, :-1].double()
+        total += float(torch.nn.functional.cross_entropy(logits, block[0, 1:], reduction="sum"))
+        count += window - 1
+    return math.exp(total / count), count
+
+
+@pytest.mark.parametrize(("window", "blocks"), [(64, None), (16, 5), (33, 2)])
+def test_a_checkpoints_perplexity_is_what_torch_computes(pair, corpus_file, window, blocks):
+    """Whole windows of the whole text, each but its first token, none added."""
+    checkpoint, _ = pair
+    found = evaluate(checkpoint, corpus=str(corpus_file), window=window, blocks=blocks)["quality"][
+        "perplexity"
+    ]
+    value, tokens = by_hand(checkpoint, corpus_file.read_text(), window, blocks)
+    assert found["value"] == pytest.approx(value, rel=1e-5)
+    assert (found["tokens"], found["window"]) == (tokens, window)
+    assert found["corpus"]["name"] == corpus_file.name
+
+
+def test_artifact_and_checkpoint_are_measured_alike(pair, corpus_file):
+    """The same tokens in the same windows; fp32 within a thousandth."""
+    made = [evaluate(path, corpus=str(corpus_file), blocks=6)["quality"]["perplexity"] for path in pair]
+    values = [found.pop("value") for found in made]
+    assert made[0] == made[1]
+    assert made[0]["window"] == 64  # the model's positions, as they are fewer than 512
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+def test_a_tasks_metric_is_measured_alike(classifiers, task):
+    """Classifier checkpoint and artifact give the same figure on all dev rows, on logits that agree."""
+    from toolchain.subject import open_subject
+
+    made = [evaluate(path, task=str(task.path))["quality"] for path in classifiers]
+    assert made[0] == made[1]
+    assert made[0]["perplexity"] is None
+    assert {**made[0]["task"], "value": None} == {
+        "name": "tone",
+        "metric": "accuracy",
+        "value": None,
+        "rows": 20,
+    }
+    logits = [open_subject(path).classify(task.rows("dev")) for path in classifiers]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+
+
+def test_the_result_says_what_was_measured(pair, corpus_file, tmp_path):
+    """Both kinds of subject carry the same keys, and the lineage that joins them."""
+    from export.checkpoint import identity
+
+    checkpoint, artifact = pair
+    results = [evaluate(path, corpus=str(corpus_file), blocks=2, out=tmp_path / "results") for path in pair]
+    first, second = (result["subject"] for result in results)
+    assert set(first) == set(second)
+    assert (first["type"], second["type"]) == ("checkpoint", "artifact")
+    assert first["sha256"] == second["lineage"]["checkpoint"]["sha256"] == identity(checkpoint)
+    assert first["parameters"] == second["parameters"]
+    assert first["layers"] == second["layers"] == 2
+    files = sorted((tmp_path / "results").iterdir())
+    assert sorted(json.loads(file.read_text())["subject"]["type"] for file in files) == [
+        "artifact",
+        "checkpoint",
+    ]
+    assert [file.name for file in files if file.name.startswith(artifact.name)]
+    evaluate(checkpoint, corpus=str(corpus_file), blocks=2, out=tmp_path / "results")
+    assert sorted((tmp_path / "results").iterdir()) == files
+
+
+def test_the_report_reads_the_results(pair, classifiers, corpus_file, task, tmp_path):
+    """What evaluate writes is what `toolchain report` takes."""
+    from toolchain.report.load import load
+
+    evaluate(pair[0], corpus=str(corpus_file), blocks=2, out=tmp_path)
+    evaluate(classifiers[1], task=str(task.path), out=tmp_path)
+    results, _ = load(tmp_path)
+    assert len(results) == 2
+
+
+def test_a_byte_order_mark_is_no_text(pair, corpus_file, tmp_path):
+    """The same text with a mark in front gives the same figure."""
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + corpus_file.read_bytes())
+    values = [evaluate(pair[0], corpus=str(file), blocks=2)["quality"] for file in (corpus_file, marked)]
+    assert values[0]["perplexity"]["value"] == values[1]["perplexity"]["value"]
+
+
+def corpus(folder, data):
+    """A text file of these bytes."""
+    file = folder / "text.txt"
+    file.write_bytes(data)
+    return {"corpus": str(file)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (lambda folder: {"corpus": str(folder / "none.txt")}, "no such text file"),
+        (lambda folder: corpus(folder, b""), "holds no text"),
+        (lambda folder: corpus(folder, b" \n\n"), "holds no text"),
+        (lambda folder: corpus(folder, b"fine \xff\xfe"), "not UTF-8 at byte 5"),
+        (lambda folder: corpus(folder, b"a few words"), "less than one window of 64"),
+        (lambda folder: {**corpus(folder, b"words " * 99), "window": 65}, "has 64 positions"),
+        (lambda folder: {"task": "tone"}, "is a decoder"),
+    ],
+)
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_cannot_be_measured_is_one_line(pair, tmp_path, settings, words, which):
+    """Bad texts, windows and tasks are UserErrors for checkpoint and artifact alike; nothing is written."""
+    with pytest.raises(UserError, match=words) as caught:
+        evaluate(pair[which], out=tmp_path / "results", **settings(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_classifier_is_asked_only_its_task(classifiers, task, tmp_path, which):
+    """A corpus, an unknown task and other labels are refused."""
+    with pytest.raises(UserError, match="perplexity is for decoders"):
+        evaluate(classifiers[which], corpus="stdlib")
+    with pytest.raises(UserError, match="unknown task 'tone'"):
+        evaluate(classifiers[which])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "task.toml").write_text(TASK.replace('"no", "yes"', '"yes", "no"'))
+    with pytest.raises(UserError, match="was made for task tone with labels"):
+        evaluate(classifiers[which], task=str(other))
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_what_is_no_model_is_one_line(tmp_path, name):
+    """A folder that is not there or holds neither kind of model."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        evaluate(tmp_path / name)
+
+
+def test_the_command_prints_a_line_or_json(pair, corpus_file, main):
+    """One plain line, or the result as JSON."""
+    done = main("evaluate", pair[1], "--corpus", corpus_file, "--blocks", 2)
+    assert done.code == 0, done.err
+    assert done.out.startswith("llama-fp32: perplexity ")
+    assert done.out.endswith(f"on {corpus_file.name} (126 tokens in 2 windows of 64)\n")
+    done = main("evaluate", pair[1], "--corpus", corpus_file, "--blocks", 2, "--json")
+    assert json.loads(done.out)["quality"]["perplexity"]["blocks"] == 2
+
+
+@pytest.mark.parametrize("args", [["--window", 1], ["--blocks", 0], ["--window", "many"]])
+def test_sizes_are_checked(pair, main, args):
+    """Sizes that make no sense are refused before anything is loaded."""
+    done = main("evaluate", pair[0], *args)
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
