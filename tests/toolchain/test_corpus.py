@@ -1,0 +1,160 @@
+"""Corpora by name and path: documents, held-out parts, packing, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from devices.errors import UserError
+from toolchain.corpus import heldout_file, load, pack, stdlib
+
+
+def test_stdlib_is_split_by_module() -> None:
+    """About a tenth of two megabytes is held out, no module is on both sides, and topics are in it."""
+    train, heldout = stdlib.split()
+    size = sum(map(len, train)) + sum(map(len, heldout))
+    assert 1_000_000 < size < 10_000_000
+    assert 0.03 < sum(map(len, heldout)) / size < 0.2
+    assert {doc.kind for doc in stdlib.documents()} == {"module", "class", "function", "topic"}
+
+
+def test_no_heldout_sentence_stands_in_train() -> None:
+    """The library repeats itself; what train holds is dropped from the held-out part, and some of it is."""
+    train, heldout = stdlib.split()
+    seen = {sentence for text in train for sentence in stdlib.sentences(text)}
+    assert not [s for text in heldout for s in stdlib.sentences(text) if s in seen]
+    held = [doc.text for doc in stdlib.documents() if stdlib.is_heldout(doc.module)]
+    assert [s for text in held for s in stdlib.sentences(text) if s in seen]
+
+
+def test_sentences_by_hand() -> None:
+    """Ends at marks and blank lines, whitespace folded, nothing lost."""
+    assert stdlib.sentences("One  two.\nThree\nfour!\n\nFive") == ["One two.", "Three four!", "Five"]
+
+
+def test_heldout_text_keeps_its_layout() -> None:
+    """Dropping a sentence leaves the others and their line breaks as they were."""
+    assert (
+        stdlib._without("Keep a\nb. Drop me. Keep c.\n\nKeep d", {"Drop me."})
+        == "Keep a\nb. Keep c.\n\nKeep d"
+    )
+
+
+def test_same_text_same_hash_other_text_other_hash(corpus_file: Path, tmp_path: Path) -> None:
+    """A corpus is named by its text, not by where it lies."""
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(corpus_file.read_bytes())
+    assert load(str(copy)).sha256 == load(str(corpus_file)).sha256
+    copy.write_bytes(corpus_file.read_bytes() + b"\n\nOne more paragraph.")
+    assert load(str(copy)).sha256 != load(str(corpus_file)).sha256
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])
+def test_formats_hold_the_same_documents(suffix: str, tmp_path: Path) -> None:
+    """Text paragraphs, jsonl rows and parquet rows give the same documents on the same sides."""
+    import pandas as pd
+
+    texts = [f"Document number {i} says something." for i in range(100)]
+    path = tmp_path / f"c{suffix}"
+    if suffix == ".txt":
+        path.write_text("\n\n".join(texts))
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in texts))
+    else:
+        pd.DataFrame({"text": texts}).to_parquet(path)
+    corpus = load(str(path))
+    assert sorted([*corpus.train["text"], *corpus.heldout["text"]]) == sorted(texts)
+    assert 0 < len(corpus.heldout) < 20
+
+
+def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
+    """Files of a folder are read together, each by its kind; a held-out text of its own is kept apart."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("First one.\n\nSecond one.")
+    (tmp_path / "y.jsonl").write_text('{"text": "Third one."}\n{"text": " "}\n')
+    (tmp_path / "ignored.bin").write_bytes(b"\0")
+    other = tmp_path / "held.md"
+    other.write_text("Held out.")
+    corpus = load(str(tmp_path / "a"), str(other))
+    assert sorted(corpus.train["text"]) == ["First one.", "Second one."]
+    assert list(corpus.heldout["text"]) == ["Held out."]
+    assert len(load(str(tmp_path), str(other)).train) == 4
+
+
+def test_pack_joins_with_end_marks_and_drops_the_remainder(gpt2_checkpoint: Path, tmp_path: Path) -> None:
+    """Blocks side by side are the documents' ids with the end mark after each, to the last full block."""
+    from tokenizers import Tokenizer
+
+    path = tmp_path / "c.txt"
+    texts = [f"Number {i} returns the list of items." for i in range(30)]
+    path.write_text("\n\n".join(texts))
+    corpus = load(str(path), str(path))
+    blocks = pack(corpus.train, gpt2_checkpoint, 0, 16)
+    coder = Tokenizer.from_file(str(gpt2_checkpoint / "tokenizer.json"))
+    stream = [i for text in texts for i in [*coder.encode(text).ids, 0]]
+    assert blocks.reshape(-1).tolist() == stream[: len(stream) // 16 * 16]
+
+
+BAD = {
+    "missing": (None, "no such file or folder"),
+    "empty.txt": (b"", "is empty"),
+    "blank.txt": (b"\n\n  \n\n", "holds no"),
+    "latin.txt": ("café ".encode("latin-1") * 50, "UTF-8"),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": ', "cannot be read as json"),
+    "other.jsonl": (b'{"body": "a"}\n', "no column 'text'"),
+    "fake.parquet": (b"not parquet at all", "cannot be read as parquet"),
+    "picture.png": (b"\x89PNG", "cannot read '.png' files"),
+    "one.txt": (b"A single paragraph leaves nothing to hold out or nothing to train on.", "holds no"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_corpus_is_one_line(name: str, tmp_path: Path) -> None:
+    """What cannot be used is refused by name, with the cause, in one line."""
+    content, cause = BAD[name]
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=cause) as error:
+        load(str(path))
+    assert name in str(error.value)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    """A folder without text says which kinds of file it looked for."""
+    with pytest.raises(UserError, match=r"no .*\.jsonl.* file in this folder"):
+        load(str(tmp_path))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, a hub corpus that was never fetched is named, not traced."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"hub:nobody/nothing.*cannot be fetched"):
+        load("hub:nobody/nothing")
+
+
+def test_shorter_than_a_block_is_refused(gpt2_checkpoint: Path, corpus_file: Path) -> None:
+    """A window that the corpus cannot fill says how many tokens there are."""
+    with pytest.raises(UserError, match="fill no block of 100000"):
+        pack(load(str(corpus_file)).train, gpt2_checkpoint, 0, 100_000)
+
+
+def test_a_python_without_topics_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's python3-minimal lacks pydoc_data: what to install is said."""
+    import sys
+
+    stdlib.documents.cache_clear()
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(UserError, match=r"lacks pydoc_data.*install"):
+        stdlib.documents()
+    stdlib.documents.cache_clear()
+
+
+def test_heldout_file_is_the_heldout_part(tmp_path: Path) -> None:
+    """`stdlib` names its held-out text, written once; a path names itself; nothing else is guessed."""
+    path = heldout_file("stdlib", tmp_path)
+    assert path.read_text(encoding="utf-8") == "\n\n".join(stdlib.split()[1])
+    assert heldout_file("stdlib", tmp_path) == path
+    assert heldout_file(str(path)) == path
+    with pytest.raises(UserError, match="no such text file"):
+        heldout_file(str(tmp_path / "nowhere.txt"))

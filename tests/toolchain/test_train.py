@@ -1,0 +1,231 @@
+"""Training: what a step computes, what a run records, resuming, several processes, what stops it."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from devices.errors import UserError
+from toolchain.compress.objectives import forward_kl
+from toolchain.compress.train import Training, _fuse_gelu, language_loss, newest_snapshot, perplexity, train
+
+FEW: dict[str, Any] = {"steps": 4, "window": 16, "batch": 2, "heldout_blocks": 4, "snapshot_every": 2}
+
+
+@pytest.fixture
+def student(gpt2_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny GPT-2 to train in place."""
+    return Path(shutil.copytree(gpt2_checkpoint, tmp_path / "student"))
+
+
+def test_training_lowers_the_loss_and_says_so(student: Path, corpus_file: Path, tmp_path: Path) -> None:
+    """Held-out perplexity falls, and the record's tokens, steps and perplexities are what happened."""
+    training = Training(corpus=str(corpus_file), **{**FEW, "steps": 60}, lr=3e-3)
+    record = train(student, tmp_path, training)
+    assert record["perplexity"]["after"] < 0.8 * record["perplexity"]["before"]
+    assert record["tokens"] == 60 * 2 * 16 and record["steps"] == 60
+    assert record["perplexity"]["tokens"] == 4 * 15
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    from toolchain.compress.train import _heldout_blocks
+    from toolchain.corpus import load
+
+    blocks = _heldout_blocks(load(str(corpus_file)).heldout, student, 16)[:4]
+    assert perplexity(model, blocks) == pytest.approx(record["perplexity"]["after"], rel=1e-5)
+
+
+def test_distilling_pulls_towards_the_teacher(
+    student: Path, corpus_file: Path, tmp_path: Path, make_checkpoint
+) -> None:  # type: ignore[no-untyped-def]
+    """With alpha 1 the divergence from the teacher falls."""
+    teacher_dir = make_checkpoint("gpt2", seed=5)
+    teacher = AutoModelForCausalLM.from_pretrained(teacher_dir)
+    ids = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
+
+    def divergence() -> float:
+        model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+        with torch.no_grad():
+            return forward_kl(model(ids).logits.view(32, -1), teacher(ids).logits.view(32, -1), 1.0).item()
+
+    before = divergence()
+    training = Training(
+        objective="logits", corpus=str(corpus_file), **{**FEW, "steps": 60}, lr=3e-3, alpha=1.0
+    )
+    record = train(student, tmp_path, training, teacher_dir)
+    assert divergence() < 0.8 * before
+    assert record["temperature"] == 2.0
+
+
+def test_plain_loss_is_the_model_s_own(gpt2_checkpoint: Path) -> None:
+    """Our cross-entropy equals what transformers computes from labels."""
+    model = AutoModelForCausalLM.from_pretrained(gpt2_checkpoint)
+    ids = torch.randint(0, 400, (2, 16))
+    out = model(ids, labels=ids)
+    torch.testing.assert_close(language_loss(out.logits, ids, ids, None, Training()), out.loss)
+
+
+def test_fused_gelu_is_the_same_function(gpt2_checkpoint: Path) -> None:
+    """Swapping GPT-2's activation for torch's kernel changes logits by rounding only."""
+    model = AutoModelForCausalLM.from_pretrained(gpt2_checkpoint).eval()
+    ids = torch.randint(0, 400, (1, 16))
+    before = model(ids).logits
+    _fuse_gelu(model)
+    torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
+
+
+def test_same_seed_same_bytes_and_another_seed_other_ones(
+    gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    """A run is a function of its seed."""
+    weights = []
+    for i, seed in enumerate((1, 1, 2)):
+        folder = Path(shutil.copytree(gpt2_checkpoint, tmp_path / f"s{i}"))
+        work = tmp_path / f"w{i}"
+        work.mkdir()
+        train(folder, work, Training(corpus=str(corpus_file), seed=seed, dropout=0.1, **FEW))
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_resumed_equals_undisturbed(gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    """A run stopped after its first snapshot and called again ends with the same bytes."""
+    whole = Path(shutil.copytree(gpt2_checkpoint, tmp_path / "whole"))
+    cut = Path(shutil.copytree(gpt2_checkpoint, tmp_path / "cut"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    training = Training(corpus=str(corpus_file), dropout=0.1, **FEW)
+    train(whole, tmp_path / "a", training)
+    train(cut, tmp_path / "b", training)
+    for step in (4,):  # as if killed between the first snapshot and the second
+        shutil.rmtree(tmp_path / "b" / "snapshots" / f"checkpoint-{step}")
+    shutil.rmtree(cut)
+    shutil.copytree(gpt2_checkpoint, cut)
+    train(cut, tmp_path / "b", training)
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path) -> None:
+    """Trainer writes its state last: a folder without it, or with half of it, is dropped."""
+    for step, state in ((2, '{"a": 1}'), (10, '{"a"'), (12, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert newest_snapshot(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert newest_snapshot(tmp_path / "nothing") is None
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step(
+    student: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    """NaN weights end the run in one line naming the step."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(student / "model.safetensors")
+    weights["transformer.h.0.ln_1.weight"][0] = math.nan
+    save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"loss is nan at step 0"):
+        train(student, tmp_path, Training(corpus=str(corpus_file), **FEW))
+
+
+@pytest.mark.parametrize(
+    ("changed", "teacher", "cause"),
+    [
+        ({"objective": "logit"}, True, "did you mean logits"),
+        ({"objective": "logits"}, False, "needs a teacher"),
+        ({"corpus": "/nowhere.txt"}, False, "no such file"),
+        ({"window": 100_000}, False, "fill no block"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(
+    changed: dict[str, Any], teacher: bool, cause: str, student: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    """Unknown objective, no teacher, no corpus, no block: named before the first step."""
+    training = Training(**{"corpus": str(corpus_file), **FEW, **changed})
+    with pytest.raises(UserError, match=cause):
+        train(student, tmp_path, training, student if teacher else None)
+
+
+def test_other_vocabularies_are_refused(
+    student: Path, corpus_file: Path, tmp_path: Path, make_checkpoint
+) -> None:  # type: ignore[no-untyped-def]
+    """Teacher and student must speak of the same tokens; both sizes are named."""
+    config = json.loads((student / "config.json").read_text())
+    other = make_checkpoint("gpt2")
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.resize_token_embeddings(300)
+    model.save_pretrained(other)
+    with pytest.raises(UserError, match=f"300 entries, the student's {config['vocab_size']}"):
+        train(student, tmp_path, Training(objective="logits", corpus=str(corpus_file), **FEW), other)
+
+
+def test_two_processes_give_the_curve_of_one(
+    gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    """`accelerate launch` with two CPU processes: the same losses within float noise at the same global batch."""
+    curves = []
+    for launcher in (
+        [],
+        ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
+    ):
+        out = tmp_path / f"out{len(launcher)}"
+        options = (
+            f"--layers 2 --train pretrain --corpus {corpus_file} --steps 6 --window 16 --batch 4 --lr 1e-3"
+        )
+        module = ["--module", "toolchain"] if launcher else ["-m", "toolchain"]
+        done = subprocess.run(
+            [
+                sys.executable,
+                *launcher,
+                *module,
+                "compress",
+                str(gpt2_checkpoint),
+                *options.split(),
+                "--out",
+                str(out),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        record = json.loads((out / "compression.json").read_text())["training"]
+        curves.append([loss for _, loss in record["losses"]] + [record["perplexity"]["after"]])
+    assert len(curves[0]) == 7
+    np.testing.assert_allclose(curves[0], curves[1], rtol=2e-4)
+
+
+def test_pretrain_from_a_shape(tmp_path: Path, corpus_file: Path, cli: Callable[..., Any]) -> None:
+    """A model and tokenizer from nothing: opens in transformers, 16-bit, with the exact command in its card."""
+    shape = tmp_path / "shape.json"
+    shape.write_text(
+        json.dumps(
+            {
+                "model_type": "gpt2",
+                "n_layer": 2,
+                "n_embd": 32,
+                "n_head": 2,
+                "n_positions": 64,
+                "vocab_size": 300,
+            }
+        )
+    )
+    out = tmp_path / "model"
+    done = cli("pretrain", shape, "--corpus", corpus_file, "--steps", 3, "--batch", 2, "--half", "--out", out)
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == torch.float16 and model.config.n_layer == 2
+    assert f"toolchain pretrain {shape}" in (out / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
