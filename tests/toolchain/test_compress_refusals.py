@@ -131,7 +131,12 @@ def test_out_exists(existing: str, gpt2_checkpoint: Path, tmp_path: Path, main: 
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, ""), ("", ""), ("\n \n", ""), ("Three short words.", "")],
+    [
+        (None, "no such file or folder"),
+        ("", "is empty"),
+        ("\n \n", "holds no text to train on"),
+        ("Three short words.", "name a larger one or a smaller --window"),
+    ],
     ids=["missing", "empty", "blank", "shorter than one block"],
 )
 def test_corpora(
@@ -141,17 +146,6 @@ def test_corpora(
     corpus = tmp_path / "corpus.txt"
     if content is not None:
         corpus.write_text(content)
-    done = main(
-        "compress",
-        gpt2_checkpoint,
-        "--out",
-        tmp_path / "s",
-        "--layers",
-        2,
-        "--train",
-        "pretrain",
-        "--corpus",
-        corpus,
-    )
-    refused(done, says)
+    words = ["compress", gpt2_checkpoint, "--out", tmp_path / "s", "--layers", 2, "--train", "pretrain"]
+    refused(main(*words, "--corpus", corpus, "--heldout", corpus), says)
     assert {path.name for path in tmp_path.iterdir()} <= {"corpus.txt"}
