@@ -59,7 +59,7 @@ def test_a_local_version_satisfies_its_requirement(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("room", doctor.ROOMS)
 @pytest.mark.parametrize("file", ["{}.py", "{}/__init__.py"])
 def test_a_file_that_hides_a_room_is_found(tmp_path: Path, room: str, file: str) -> None:
-    """Where Python finds another `export`, `bench` or `devices` first, that is an error; nearby, a warning."""
+    """Where Python finds another `export`, `bench` or `devices` first: an error. Nearby: a warning."""
     other = tmp_path / file.format(room)
     other.parent.mkdir(exist_ok=True)
     other.touch()

@@ -51,7 +51,7 @@ def test_units() -> None:
         "3.66 min",
         "2.50 h",
     )
-    assert (percent(1.62), percent(1.004), percent(0.9)) == ("+62 %", "+0.4 %", "-10 %")
+    assert (percent(1.62), percent(1.004), percent(0.9)) == ("+62\u00a0%", "+0.4\u00a0%", "-10\u00a0%")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The trade-off charts, as Vega-Lite through altair: perplexity against what a model costs."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from toolchain.report.join import Row
@@ -39,6 +40,7 @@ COSTS: dict[str, tuple[str, float, tuple[str, str] | None]] = {
     "file_bytes": ("file size, MB", 1e-6, None),
 }
 TOOLTIP = ("student", "weights", "perplexity", "time per token", "first token", "peak memory", "file")
+LABEL_WIDTH = 26  # characters of a student's name on one line beside the plot
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 
 
@@ -117,6 +119,8 @@ def panel(
         ),
     ]
     if labels:
+        names = {p["student"] for p in points}
+        height = max(height, sum(label_height(wrap(name, LABEL_WIDTH)) for name in names))
         layers += _labels(points, (low, high), height, top, colour, y)
     return alt.layer(*layers).properties(height=height)
 
@@ -188,10 +192,10 @@ def _labels(
 
     slowest = {p["student"]: p for p in sorted(points, key=lambda p: p["x"])}
     low, high = (math.log(v) for v in span)
-    texts = {name: wrap(name, 26) for name in slowest}
+    texts = {name: wrap(name, LABEL_WIDTH) for name in slowest}
     wanted = sorted(slowest, key=lambda name: -slowest[name]["y"])
     pixels = [height * (high - math.log(slowest[name]["y"])) / (high - low) for name in wanted]
-    sizes = [14.0 * (texts[name].count("\n") + 1) + 5 for name in wanted]
+    sizes = [label_height(texts[name]) for name in wanted]
     values, lines = [], []
     for name, place in zip(wanted, spread_out(pixels, sizes, height), strict=True):
         level = math.exp(high - place / height * (high - low))
@@ -210,6 +214,11 @@ def _labels(
     return [leader.encode(x="x:Q", y=y, color=colour), *parts]
 
 
+def label_height(text: str) -> int:
+    """Pixels that a label's lines take, with a little air."""
+    return 14 * (text.count("\n") + 1) + 5
+
+
 def wrap(text: str, width: int) -> str:
     """Text broken after its commas, then at spaces, so that no line is much longer than `width`."""
     import textwrap
@@ -221,7 +230,7 @@ def wrap(text: str, width: int) -> str:
     )
 
 
-def spread_out(places: list[float], sizes: list[float], height: float) -> list[float]:
+def spread_out(places: list[float], sizes: Sequence[float], height: float) -> list[float]:
     """Centres in ascending order moved as little as it takes for boxes of `sizes` not to overlap.
 
     One sweep down from the top, then one up from the bottom for what ran over it; if all of them together are

@@ -47,9 +47,9 @@ def short_count(value: float) -> str:
 
 
 def percent(ratio: float) -> str:
-    """A ratio to one as a signed change: +42 %, -0.5 %."""
+    """A ratio to one as a signed change that no line break divides: +42 %, -0.5 %."""
     change = (ratio - 1) * 100
-    return f"{change:+.0f} %" if abs(change) >= 9.95 else f"{change:+.1f} %"
+    return f"{change:+.0f}\u00a0%" if abs(change) >= 9.95 else f"{change:+.1f}\u00a0%"
 
 
 def hours(value: float | None) -> str:
