@@ -104,24 +104,29 @@ def _manifest(
     opened: Checkpoint, arch: Architecture, chosen: Recipe, sha256: str, name: str, stored: dict[str, int]
 ) -> dict[str, Any]:
     lineage = {key: _record(opened.path / f"{key}.json") for key in ("compression", "training", "glue")}
-    counts = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "positions")
     packages = ("onnx", "onnx_ir", "onnxruntime", "numpy")
     return {
         "kind": arch.kind,
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "toolchain": version("toolchain"),
-        "model": {
-            "model_type": arch.model_type,
-            **{key: getattr(arch, key) for key in counts},
-            "parameters": parameters(arch),
-        },
+        "model": describe_model(arch),
         "recipe": asdict(chosen),
         "lineage": {"checkpoint": {"name": opened.path.resolve().name, "sha256": sha256}, **lineage},
         "parity": None,
         "bytes": stored,
         "task": _task(arch, opened, lineage["glue"]),
         "versions": {package: version(package) for package in packages},
+    }
+
+
+def describe_model(arch: Architecture) -> dict[str, Any]:
+    """The manifest's `model`: what it is and its counts."""
+    counts = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "positions")
+    return {
+        "model_type": arch.model_type,
+        **{key: getattr(arch, key) for key in counts},
+        "parameters": parameters(arch),
     }
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def reference(checkpoint: Path, identity: str, ids: np.ndarray, kind: str, say: 
     try:
         with np.load(kept, allow_pickle=False) as found:
             return dict(found)
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         say("asking PyTorch for the reference")
     with tempfile.TemporaryDirectory(prefix="toolchain-parity-") as scratch:
         made = Path(scratch) / f"{key}.npz"
