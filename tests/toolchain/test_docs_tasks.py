@@ -82,6 +82,12 @@ def test_the_tasks_can_be_named_without_data(tmp_path, monkeypatch, tasks):
     assert load_task("docs-order").path.parent == first.path.parent
 
 
+def test_dev_rows_do_not_depend_on_train_rows(tmp_path, tasks):
+    """Models tuned on fewer rows are still asked the same questions."""
+    for folder in make_tasks(tmp_path / "fewer", train_rows=20, dev_rows=1000):
+        assert load_task(folder).rows("dev") == tasks[folder.name].rows("dev")
+
+
 @pytest.mark.parametrize("rows", [0, 1, -5])
 def test_too_few_rows_are_refused(tmp_path, rows):
     """A task needs a row of each label."""

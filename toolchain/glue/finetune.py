@@ -150,6 +150,7 @@ def new_classifier(model: Path, task: Task, seed: int) -> "PreTrainedModel":
     from toolchain.glue.classifier import separator
 
     set_seed(seed)
+    end = separator(model)
     labels = task.labels or ("score",)
     return AutoModelForSequenceClassification.from_pretrained(
         model,
@@ -158,8 +159,10 @@ def new_classifier(model: Path, task: Task, seed: int) -> "PreTrainedModel":
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
         problem_type="regression" if task.labels is None else "single_label_classification",
-        # The classifier reads the last token that is no padding, and must be told which that is.
-        pad_token_id=separator(model),
+        # The classifier reads the last token that is no padding, and must be told which that is; a base
+        # may name several end tokens, or others in generation_config.json, which a classifier has not.
+        pad_token_id=end,
+        eos_token_id=end,
         ignore_mismatched_sizes=True,
     )
 
