@@ -86,7 +86,7 @@ def row(result: Result, student: Student) -> Row:
         "student": student.label,
         "subject": subject["type"],
         "name": subject["name"],
-        "kind": student.kind,
+        "kind": subject.get("kind") or student.kind,
         "recipe": recipe.get("name") if isinstance(recipe, dict) else recipe,
         "layers": student.layers,
         "parameters": student.parameters,

@@ -114,7 +114,8 @@ def _labelled(found: dict[str, Student]) -> dict[str, Student]:
 
 def label(student: Student, several_teachers: bool = False) -> str:
     """What a student is, in a few words, from its lineage: "6 layers pseudo-uniform, healed 150k tokens"."""
-    how, depth = student.compression, f"{student.layers} layers" if student.layers else "unknown depth"
+    how, n = student.compression, student.layers
+    depth = f"{n} layer{'s' * (n != 1)}" if n else "unknown depth"
     if how is None:
         return (
             f"teacher, {depth}" if student.is_teacher and not several_teachers else f"{student.name}, {depth}"

@@ -31,7 +31,7 @@ def report(results: Path, out: Path, *, force: bool = False, title: str | None =
             groups = list(page["settings"].values())
             picture = charts.picture(groups, page["colours"], page["teachers"], page["title"])
             (staging / "trade-off.png").write_bytes(picture)
-        (staging / "report.md").write_text(render("report.md.j2", page), encoding="utf-8")
+        (staging / "report.md").write_text(render("report.md.j2", page) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(render("report.html.j2", page), encoding="utf-8")
     return out / "report.html"
 
@@ -45,6 +45,12 @@ def content(
     teachers = {s.sha256 for s in known.values() if s.is_teacher}
     colours = charts.palette([r for r in flat if r["kind"] == "decoder"], teachers)
     names = [s.name for s in known.values() if s.is_teacher] or [s.name for s in known.values()]
+    cut = any(s.compression for s in known.values())
+    fate = (
+        "made smaller: what it costs and what it keeps"
+        if cut
+        else "measured: what it costs and what it is worth"
+    )
     figures = []
     for group in settings.values():
         if specs := charts.page_specs(group, colours, teachers):
@@ -54,7 +60,7 @@ def content(
     classifiers = tables.classifier_table(flat, known)
     told = story.story(main, flat, known) if main else story.classifiers(flat)
     return {
-        "title": title or f"{names[0]}, made smaller: what it costs and what it keeps",
+        "title": title or f"{names[0]}, {fate}",
         "story": told or ["The tables hold what was measured."],
         "figures": figures,
         "tables": [tables.decoder_table(g, known) for g in settings.values()]
