@@ -50,10 +50,20 @@ def encode_row(
     text_a is encoded as the tokenizer does by default (a first token such as <s> included), text_b without
     special tokens. What is too long loses tokens from the end of its longer side, text_b first at a tie, so
     that a short sentence stays whole beside a long one. A row without any token becomes the separator alone.
+    None ends in the separator otherwise: it pads too, and a classifier reads the last token that is no padding.
     """
+    ids = _row(tokenizer, text_a, text_b, max_tokens, separator_id)
+    while len(ids) > 1 and ids[-1] == separator_id:
+        ids.pop()
+    return ids or [separator_id]
+
+
+def _row(
+    tokenizer: Tokenizer, text_a: str, text_b: str | None, max_tokens: int, separator_id: int
+) -> list[int]:
     first = tokenizer.encode(text_a).ids
     if text_b is None:
-        return first[:max_tokens] or [separator_id]
+        return first[:max_tokens]
     second = encode_text(tokenizer, text_b)
     room = max(max_tokens - 1, 0)
     keep_b = min(len(second), max(room // 2, room - len(first)))

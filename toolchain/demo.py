@@ -130,9 +130,14 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     from toolchain.report import report
 
     out.mkdir(parents=True, exist_ok=True)
-    folder = resolve(teacher, cache_folder(), say)
-    _tell_corpus(folder, plan, say)
     walk = Walk(out, say)
+    folder = resolve(teacher, cache_folder(), say)
+    if folder == default_teacher():
+        key = identity(folder)
+        folder = walk.step(
+            "teacher", "the teacher that ships", key, lambda path: shutil.copytree(default_teacher(), path)
+        )
+    _tell_corpus(folder, plan, say)
     models = {"teacher": folder}
     for student in plan.students:
         models[student.name] = _student(walk, folder, student, plan)

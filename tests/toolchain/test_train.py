@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from devices.errors import UserError
 from toolchain.compress.objectives import forward_kl
-from toolchain.compress.train import Training, _fuse_gelu, language_loss, newest_snapshot, perplexity, train
+from toolchain.compress.train import Training, fuse_gelu, language_loss, newest_snapshot, perplexity, train
 
 FEW: dict[str, Any] = {"steps": 4, "window": 16, "batch": 2, "heldout_blocks": 4, "snapshot_every": 2}
 
@@ -78,7 +78,7 @@ def test_fused_gelu_is_the_same_function(gpt2_checkpoint: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gpt2_checkpoint).eval()
     ids = torch.randint(0, 400, (1, 16))
     before = model(ids).logits
-    _fuse_gelu(model)
+    fuse_gelu(model)
     torch.testing.assert_close(model(ids).logits, before, rtol=1e-4, atol=1e-4)
 
 
@@ -128,13 +128,20 @@ def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_with_the_step(
     student: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
-    """NaN weights end the run in one line naming the step."""
+    """A run that diverges ends in one line naming the step and the learning rate."""
+    training = Training(corpus=str(corpus_file), **{**FEW, "steps": 20}, lr=1e30, warmup=0.0)
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step [1-9].*lower --lr"):
+        train(student, tmp_path, training)
+
+
+def test_weights_that_are_no_numbers_are_refused(student: Path, corpus_file: Path, tmp_path: Path) -> None:
+    """NaN weights are found before the first step."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(student / "model.safetensors")
     weights["transformer.h.0.ln_1.weight"][0] = math.nan
     save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"loss is nan at step 0"):
+    with pytest.raises(UserError, match=r"held-out loss is not a number"):
         train(student, tmp_path, Training(corpus=str(corpus_file), **FEW))
 
 

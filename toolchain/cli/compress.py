@@ -79,7 +79,7 @@ def command(
 
     \b
     Example:
-      toolchain compress toolchain/assets/teacher --layers 6 --out student
+      toolchain compress demo-out/teacher --layers 6 --out student
     """  # fmt: skip
     from toolchain.compress.run import compress
 

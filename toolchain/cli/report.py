@@ -18,7 +18,7 @@ def command(results: Path, out: Path, title: str | None, force: bool) -> None:
 
     \b
     Example:
-      toolchain report results --out report
+      toolchain report demo-out/results --out report
     """
     from toolchain.report import report
 

@@ -72,7 +72,7 @@ def train(
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     _set_dropout(model, training.dropout)
-    _fuse_gelu(model)
+    fuse_gelu(model)
     teacher = _load_teacher(teacher_dir, model) if teacher_dir else None
     corpus = load(training.corpus, training.heldout)
     window = training.window or min(512, model.config.max_position_embeddings)
@@ -150,7 +150,11 @@ def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None
             return model(torch.from_numpy(ids).to(model.device)).logits.float().cpu().numpy()
 
     model.eval()
-    value = float(score(logits, blocks)["value"])
+    value = score(logits, blocks)["value"]
+    if value is None:
+        raise UserError(
+            "training: the held-out loss is not a number; the weights are damaged or --lr is too high"
+        )
     if memo and first_process():
         write_json(memo, value)
     return value
@@ -167,7 +171,7 @@ def _load_teacher(teacher_dir: Path, student: "PreTrainedModel") -> "PreTrainedM
         raise UserError(
             f"{teacher_dir}: the teacher's vocabulary has {sizes[0]} entries, the student's {sizes[1]}"
         )
-    _fuse_gelu(teacher)
+    fuse_gelu(teacher)
     return teacher.eval().requires_grad_(False)
 
 
@@ -180,7 +184,7 @@ def _set_dropout(model: "PreTrainedModel", p: float) -> None:
             module.p = 0.0 if "attn_dropout" in name else p
 
 
-def _fuse_gelu(model: "PreTrainedModel") -> None:
+def fuse_gelu(model: "PreTrainedModel") -> None:
     """GPT-2's `gelu_new` as torch's one fused kernel: the same function, one pass over memory, not seven."""
     from transformers.activations import GELUTanh, NewGELUActivation
 

@@ -30,15 +30,7 @@ def separator(checkpoint: Path) -> int:
 def encode(checkpoint: Path, rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
     """Ids of each row, 1 to `max_tokens` of them, by the function that the exported runtime uses."""
     tokenizer, between = load_tokenizer(checkpoint), separator(checkpoint)
-    ids = [encode_row(tokenizer, row.text_a, row.text_b, max_tokens, between) for row in rows]
-    return [_ended(row, between) for row in ids]
-
-
-def _ended(ids: list[int], end: int) -> list[int]:
-    """The row without end-of-text marks at its end: the model looks for the last token that is not one."""
-    while len(ids) > 1 and ids[-1] == end:
-        ids = ids[:-1]
-    return ids
+    return [encode_row(tokenizer, row.text_a, row.text_b, max_tokens, between) for row in rows]
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> "dict[str, torch.Tensor]":

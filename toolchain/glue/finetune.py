@@ -216,11 +216,13 @@ def _trainer(
     from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
+    from toolchain.compress.train import fuse_gelu
     from toolchain.glue.classifier import pad
     from toolchain.glue.metrics import decide, score
     from toolchain.glue.progress import Epochs
 
     network = new_classifier(model, task, settings["seed"])
+    fuse_gelu(network)
     pad_id, kind = network.config.pad_token_id, torch.float32 if task.labels is None else torch.int64
 
     def collate(examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
