@@ -125,7 +125,7 @@ def _check_asked(opened: list[Artifact], chosen: Settings) -> None:
         raise UserError("--task is for classifiers, and no artifact given is one; leave it out")
     for artifact in opened:
         made_for = (artifact.manifest.get("task") or {}).get("name")
-        if artifact.kind == "classifier" and made_for != chosen.task.name:
+        if artifact.kind == "classifier" and made_for not in (None, chosen.task.name):
             raise UserError(f"{artifact.path}: was made for task {made_for}; name that with --task")
 
 
