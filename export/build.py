@@ -19,7 +19,7 @@ from export import parity as checks
 from export.architecture import Architecture, check, parameters
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.graph import write_graph
-from export.recipes import Recipe, recipe
+from export.recipes import Recipe, find_recipe
 
 COPIED = (
     "config.json",
@@ -34,7 +34,7 @@ LARGE = 1 << 16  # elements from which a float matrix has no place in a quantize
 def export(
     checkpoint: Path,
     out: Path,
-    recipe_name: str = "fp32",
+    recipe: str = "fp32",
     *,
     force: bool = False,
     parity: bool = True,
@@ -49,7 +49,7 @@ def export(
         UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
         CheckFailed: the graph is not the model.
     """
-    checkpoint, out, chosen = Path(checkpoint), Path(out), recipe(recipe_name)
+    checkpoint, out, chosen = Path(checkpoint), Path(out), find_recipe(recipe)
     refuse_existing(out, force)
     if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")

@@ -45,7 +45,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe called `name`; UserError with the near ones where there is none."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
