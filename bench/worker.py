@@ -19,7 +19,7 @@ from bench.workloads import Workload, prompt_ids, row_ids
 from devices.artifact import Artifact, open_artifact
 from devices.errors import UserError
 from devices.machine import environment, peak_rss
-from devices.runtime import ROWS_AT_ONCE, Classifier, Decoder
+from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, read_text
 
 
@@ -110,7 +110,7 @@ def perplexity(request: dict[str, Any]) -> dict[str, Any]:
 def predict(request: dict[str, Any]) -> dict[str, Any]:
     """Logits of every row of a task; what they are worth is computed by who asked."""
     artifact = open_artifact(Path(request["artifact"]), verify=False)
-    logits = Classifier(artifact, request["threads"]).predict(as_rows(request["rows"]), ROWS_AT_ONCE)
+    logits = Classifier(artifact, request["threads"]).predict(as_rows(request["rows"]))
     return {"logits": np.asarray(logits, dtype=np.float64).tolist()}
 
 

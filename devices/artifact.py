@@ -88,6 +88,16 @@ def open_artifact(path: Path, verify: bool = True) -> Artifact:
     return Artifact(path, manifest, files.sha256(path / MANIFEST))
 
 
+def opened(artifact: Artifact | Path | str, kind: str) -> Artifact:
+    """The artifact, verified if it is a path, and of the kind wanted."""
+    found = artifact if isinstance(artifact, Artifact) else open_artifact(Path(artifact))
+    if found.kind != kind:
+        raise UserError(
+            f"{found.path}: is a {found.kind}, and a {kind} is needed here; give another artifact"
+        )
+    return found
+
+
 def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """UserError, one line naming the key, unless `manifest` has the form this version reads."""
     schema = manifest.get("schema")

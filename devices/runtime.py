@@ -1,4 +1,7 @@
-"""Inference with an artifact: a decoder that scores and generates, a classifier that labels. No torch."""
+"""Inference with an artifact: a decoder that scores and generates, a classifier that labels. No torch.
+
+`Classifier` is in classifier.py and is named here too: this module is what a program imports.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -8,17 +11,19 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from devices import generation
-from devices.artifact import GRAPH, Artifact, open_artifact
+from devices.artifact import GRAPH, Artifact, opened
 from devices.cache import Cache, past_inputs, past_shape
+from devices.classifier import Classifier
 from devices.errors import UserError
 from devices.generation import Generation, TextStream
 from devices.sampling import Sampling
 from devices.session import dtype_of, explained, input_shapes, open_session, thread_count
-from devices.text import encode_row, load_tokenizer, special_ids
+from devices.text import load_tokenizer, special_ids
+
+__all__ = ["Classifier", "Decoder", "Generation", "Sampling"]
 
 GREEDY = Sampling()
 MAX_NEW_TOKENS = 64
-ROWS_AT_ONCE = 32
 
 
 class Decoder:
@@ -31,7 +36,7 @@ class Decoder:
     def __init__(
         self, artifact: Artifact | Path | str, threads: int | None = None, context: int | None = None
     ) -> None:
-        self.artifact = _opened(artifact, "decoder")
+        self.artifact = opened(artifact, "decoder")
         positions = self.artifact.model["positions"]
         self.context = positions if context is None else context
         if not 1 <= self.context <= positions:
@@ -189,75 +194,3 @@ class Decoder:
             f"{what} do not fit the {self.context} positions of {self.artifact.name}; shorten the prompt, "
             "or ask for fewer new tokens"
         )
-
-
-class Classifier:
-    """A sentence or pair classifier: rows of text in, logits out; the last real token is what is read."""
-
-    def __init__(self, artifact: Artifact | Path | str, threads: int | None = None) -> None:
-        self.artifact = _opened(artifact, "classifier")
-        self.threads = thread_count(threads)
-        self.session = open_session(self.artifact, self.threads)
-        self.inputs = input_shapes(self.session)
-        special = special_ids(self.artifact.path)
-        self.separator = (special["eos"] or [0])[0]
-        self.pad = (special["pad"] or [self.separator])[0]
-        self.max_tokens = _max_tokens(self.artifact)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The artifact's tokenizer, loaded when first asked for."""
-        return load_tokenizer(self.artifact.path)
-
-    def encode(self, rows: Sequence[tuple[str, str | None]]) -> list[list[int]]:
-        """Ids of sentences or pairs, by the rule training uses."""
-        return [encode_row(self.tokenizer, a, b, self.max_tokens, self.separator) for a, b in rows]
-
-    def predict(self, rows: Sequence[tuple[str, str | None]], batch: int = ROWS_AT_ONCE) -> np.ndarray:
-        """Logits float32 [rows, labels], in the order given; rows of like length run together."""
-        return self.predict_ids(self.encode(rows), batch)
-
-    def predict_ids(self, rows: Sequence[Sequence[int]], batch: int = ROWS_AT_ONCE) -> np.ndarray:
-        """The same for rows of ids, one id or more each."""
-        if not rows or any(len(row) == 0 for row in rows):
-            raise UserError(
-                "there is no row to classify, or one without tokens; give at least one token per row"
-            )
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        pieces = []
-        for start in range(0, len(order), batch):
-            pieces.append(self.logits([rows[row] for row in order[start : start + batch]]))
-        result = np.concatenate(pieces)
-        return result[np.argsort(order)]
-
-    def logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """Logits float32 [batch, labels] of one batch of ids, padded to the right to its longest row."""
-        longest = max(len(row) for row in rows)
-        ids = np.full((len(rows), longest), self.pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
-        positions = np.broadcast_to(np.arange(longest), ids.shape)
-        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        feeds = {name: array for name, array in feeds.items() if name in self.inputs}
-        with explained(self.artifact.path / GRAPH, "run"):
-            return self.session.run(["logits"], feeds)[0]
-
-
-def _opened(artifact: Artifact | Path | str, kind: str) -> Artifact:
-    """The artifact, verified if it is a path, and of the kind wanted."""
-    found = artifact if isinstance(artifact, Artifact) else open_artifact(Path(artifact))
-    if found.kind != kind:
-        raise UserError(
-            f"{found.path}: is a {found.kind}, and a {kind} is needed here; give another artifact"
-        )
-    return found
-
-
-def _max_tokens(artifact: Artifact) -> int:
-    """Tokens a row keeps: as many as in training, where the manifest says, and never more than positions."""
-    glue = (artifact.manifest.get("lineage") or {}).get("glue") or {}
-    trained = (artifact.manifest.get("task") or {}).get("max_tokens") or glue.get("max_tokens")
-    positions = artifact.model["positions"]
-    return min(trained, positions) if isinstance(trained, int) and trained > 0 else positions

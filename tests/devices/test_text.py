@@ -35,8 +35,8 @@ def words(count, start=0):
         (1, 9, 7, [2, 10, 1, 20, 21, 22, 23]),  # and the other way round
         (9, 9, 6, [2, 10, 11, 1, 20, 21]),  # at a tie the second side loses first
         (9, 9, 1, [1]),
-        (9, 9, 2, [2, 1]),
-        (3, 0, 9, [2, 10, 11, 12, 1]),
+        (9, 9, 2, [2]),  # the separator pads too: no row ends in it
+        (3, 0, 9, [2, 10, 11, 12]),
     ],
 )
 def test_rows_and_their_truncation(tokenizer, a, b, limit, expected):
