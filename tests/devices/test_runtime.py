@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from devices.artifact import seal
@@ -199,3 +200,19 @@ def reseal(folder):
     """Make the manifest vouch for what is in the folder now."""
     manifest = json.loads((folder / "manifest.json").read_text())
     seal(folder, {key: value for key, value in manifest.items() if key not in ("schema", "files")})
+
+
+@pytest.mark.parametrize("how", ["../outside.data", "absolute", "sub/../../outside.data"])
+def test_weights_outside_the_folder_are_never_read(own_artifact, how):
+    """A graph whose data lies outside its folder does not load, whatever the manifest vouches for."""
+    outside = own_artifact.parent / "outside.data"
+    (own_artifact / "model.onnx.data").rename(outside)
+    model = onnx.load(own_artifact / "model.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(outside) if how == "absolute" else how
+    (own_artifact / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(own_artifact)
+    with pytest.raises(UserError, match="cannot load it"):
+        Decoder(own_artifact, threads=1)
