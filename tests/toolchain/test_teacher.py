@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from devices.errors import UserError
+from devices.files import sha256
 from toolchain.compress.teacher import cache_folder, resolve, teacher_name
 from toolchain.compress.truncate import truncate
 
@@ -104,12 +105,13 @@ def test_gguf_is_converted_once(gguf_file: Path, llama_checkpoint: Path, tmp_pat
     """A GGUF file becomes a float32 checkpoint folder named by its hash; the second time nothing is said."""
     said: list[str] = []
     folder = resolve(str(gguf_file), tmp_path, said.append)
-    assert folder.parent == tmp_path / "gguf"
-    assert len(folder.name) == 64
+    assert folder == tmp_path / "gguf" / sha256(gguf_file) / "tiny-q8"
     assert len(said) == 1
     assert resolve(str(gguf_file), tmp_path, said.append) == folder
     assert len(said) == 1
-    assert teacher_name(str(gguf_file)) == "tiny-q8"
+    assert teacher_name(str(gguf_file)) == teacher_name(str(folder)) == "tiny-q8"
+    renamed = shutil.copy(gguf_file, tmp_path / "same.gguf")
+    assert resolve(str(renamed), tmp_path, said.append) == folder
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert str(gguf_file.parent) not in (folder / "config.json").read_text()
@@ -126,6 +128,15 @@ def test_gguf_is_converted_once(gguf_file: Path, llama_checkpoint: Path, tmp_pat
         AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
         == AutoTokenizer.from_pretrained(llama_checkpoint)(text)["input_ids"]
     )
+
+
+def test_a_killed_conversion_is_not_taken_for_a_teacher(gguf_file: Path, tmp_path: Path) -> None:
+    """What a kill left in the cache is made anew, not used."""
+    left = tmp_path / "gguf" / sha256(gguf_file) / ".tiny-q8.staging"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    assert resolve(str(gguf_file), tmp_path).name == "tiny-q8"
+    assert not left.exists()
 
 
 def test_gguf_teacher_can_be_cut(gguf_file: Path, tmp_path: Path) -> None:
@@ -145,7 +156,7 @@ def test_an_interrupted_conversion_leaves_nothing(
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", interrupt)
     with pytest.raises(KeyboardInterrupt):
         resolve(str(gguf_file), tmp_path)
-    assert not list((tmp_path / "gguf").iterdir())
+    assert not list((tmp_path / "gguf").glob("*/*"))
 
 
 def test_the_cache_is_where_xdg_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +193,7 @@ def test_hub_id_from_the_cache(llama_checkpoint: Path, tmp_path: Path) -> None:
     done = resolve_offline("someone/tiny-llama", tmp_path)
     snapshot = tmp_path / "models--someone--tiny-llama/snapshots/c0ffee"
     assert done.stdout.split() == [str(snapshot), "someone/tiny-llama", "False"], done.stderr
+    assert teacher_name(str(snapshot)) == "someone/tiny-llama"
 
 
 def test_hub_id_of_another_architecture(llama_checkpoint: Path, tmp_path: Path) -> None:

@@ -52,9 +52,13 @@ def resolve(teacher: str, cache: Path, say: Callable[[str], object] = lambda lin
 def teacher_name(teacher: str) -> str:
     """What `teacher` is called in records: a folder's or GGUF file's name, a hub id as it is."""
     path = Path(teacher)
-    if path.is_dir():
-        return path.resolve().name
-    return path.stem if path.is_file() else teacher
+    if not path.is_dir():
+        return path.stem if path.is_file() else teacher
+    path = path.resolve()
+    repository = path.parent.parent.name  # models--org--name/snapshots/commit in the hub's cache
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return path.name
 
 
 def from_hub(name: str, say: Callable[[str], object]) -> Path:
@@ -81,14 +85,17 @@ def from_hub(name: str, say: Callable[[str], object]) -> Path:
 
 def from_gguf(file: Path, cache: Path, say: Callable[[str], object]) -> Path:
     """`file` as a checkpoint folder in float32, converted by transformers once and then found by its hash."""
+    from toolchain.quiet import quiet
+
     name = gguf_architecture(file)
     if name not in FAMILIES:
         raise unknown("architecture", name, FAMILIES)
-    folder = cache / "gguf" / sha256(file)
-    if folder.is_dir():
-        return folder
+    home = cache / "gguf" / sha256(file)
+    for config in home.glob("[!.]*/config.json"):  # not what a killed conversion left
+        return config.parent
+    folder = home / file.stem  # a folder named like the model, so that records made from it are, too
     say(f"{file.name}: converting to a checkpoint folder in float32, once")
-    with staged(folder) as staging:
+    with staged(folder) as staging, quiet():
         _convert(file, staging)
     return folder
 

@@ -62,13 +62,16 @@ def randomize(teacher: Path, keep: list[int], seed: int, staging: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+    from toolchain.quiet import quiet
+
     checkpoint, arch = open_teacher(teacher)
     staging.mkdir(parents=True, exist_ok=True)
     write_json(staging / "config.json", cut_config(checkpoint.config, keep))
     set_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(staging), dtype=torch.float32)
     stored = checkpoint.tensors[outer_tensors(arch)["embedding"][0]].dtype
-    model.to(getattr(torch, np.dtype(DTYPES[stored]).name)).save_pretrained(staging, max_shard_size="1TB")
+    with quiet():
+        model.to(getattr(torch, np.dtype(DTYPES[stored]).name)).save_pretrained(staging, max_shard_size="1TB")
     copy_inherited(teacher, staging)
     verify(staging, None)
 
