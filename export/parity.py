@@ -193,8 +193,9 @@ def _decoder(artifact: Artifact, ids: np.ndarray, wanted: Reference) -> dict[str
     return {
         "max_error": _distance(whole, reference_logits),
         "cached_max_error": _distance(cached, expected),
-        "argmax_agreement": _agreement(whole, reference_logits),
-        "cached_argmax_agreement": _agreement(cached, expected),
+        # Over the text alone: on noise a model has no favourite, and any rounding picks another.
+        "argmax_agreement": _agreement(whole[texts], reference_logits[texts]),
+        "cached_argmax_agreement": _agreement(cached[texts], expected[texts]),
         "cached_from_whole": _distance(cached, whole[:, prompt - 1 :]),
         "perplexity": {"pytorch": perplexity, "artifact": _perplexity(whole[texts], ids[texts])},
         "perplexity_ratio": _perplexity(whole[texts], ids[texts]) / perplexity,
