@@ -73,7 +73,7 @@ def bench(
     rounds: list[list[dict[str, Any]]] = [[] for _ in opened]
     order = _schedule(len(opened), chosen.rounds, chosen.seed)
     judged = sum(_has_quality(artifact, chosen) for artifact in opened)
-    with tqdm(total=len(order) + judged, unit="run", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(order) + judged, unit="run", disable=None if progress else True, leave=False) as bar:
         # Quality first: a text that does not fit is known before the rounds, and every file is in the page
         # cache when the first of them loads it.
         qualities = []

@@ -7,6 +7,7 @@ never seconds: a busy machine is slower, not different.
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -199,7 +200,7 @@ def _student(walk: Walk, teacher: Path, student: Student, plan: Plan) -> Path:
         ]
 
     def make(path: Path) -> None:
-        command = " ".join(["toolchain compress", str(teacher), *options, "--out", str(path)])
+        command = shlex.join(["toolchain", "compress", str(teacher), *options, "--out", str(path)])
         compress(
             str(teacher),
             path,

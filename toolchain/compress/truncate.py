@@ -68,9 +68,9 @@ def randomize(teacher: Path, keep: list[int], seed: int, staging: Path) -> None:
     staging.mkdir(parents=True, exist_ok=True)
     write_json(staging / "config.json", cut_config(checkpoint.config, keep))
     set_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(staging), dtype=torch.float32)
     stored = checkpoint.tensors[outer_tensors(arch)["embedding"][0]].dtype
     with quiet():
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(staging), dtype=torch.float32)
         model.to(getattr(torch, np.dtype(DTYPES[stored]).name)).save_pretrained(staging, max_shard_size="1TB")
     copy_inherited(teacher, staging)
     verify(staging, None)

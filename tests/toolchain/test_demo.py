@@ -1,0 +1,128 @@
+"""The demo: the whole way in small, what a second run reuses, and a teacher worth cutting."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolchain.demo import DOCS, PLANS, Student, default_teacher, demo
+
+TINY = replace(
+    DOCS,
+    students=(Student("cut", 2), Student("healed", 2, train="pretrain")),
+    tokens=128,
+    batch=2,
+    window=32,
+    recipes=("fp32", "int8"),
+    tasks=(),
+    rounds=1,
+    blocks=2,
+)
+
+
+@pytest.fixture(scope="module")
+def walked(
+    tmp_path_factory: pytest.TempPathFactory, gpt2_checkpoint: Path, corpus_file: Path
+) -> tuple[Path, Any]:
+    """A tiny demo's folder and the plan it was made by."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    plan = replace(TINY, corpus=str(corpus_file), text=str(corpus_file))
+    demo(str(gpt2_checkpoint), out, plan, lambda line: None)
+    return out, plan
+
+
+def test_the_whole_way(walked: tuple[Path, Any]) -> None:
+    """Teacher and students times recipes are on the page, each with time, memory and perplexity."""
+    out, _ = walked
+    assert (out / "report" / "trade-off.png").read_bytes().startswith(b"\x89PNG")
+    with (out / "report" / "results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["subject"] == "artifact"]
+    assert len(rows) == 3 * 2
+    for row in rows:
+        assert float(row["token_s_median"]) > 0
+        assert float(row["peak_rss_bytes_median"]) > 1e7
+        assert float(row["perplexity"]) > 1
+
+
+def test_a_number_leads_back_to_its_teacher(walked: tuple[Path, Any], gpt2_checkpoint: Path) -> None:
+    """A measured artifact's lineage names the student, the teacher's hash and the layers kept."""
+    from export.checkpoint import identity
+
+    out, _ = walked
+    results = [json.loads(path.read_text()) for path in (out / "results" / "decoders").glob("*.json")]
+    found = next(r for r in results if r["subject"]["name"] == "healed-int8")
+    lineage = found["subject"]["lineage"]
+    assert lineage["compression"]["teacher"]["sha256"] == identity(gpt2_checkpoint)
+    assert lineage["compression"]["keep"] == [0, 3]
+    assert lineage["checkpoint"]["sha256"] == identity(out / "students" / "healed")
+
+
+def test_a_second_run_reuses_what_is_unchanged(walked: tuple[Path, Any], gpt2_checkpoint: Path) -> None:
+    """Nothing is made twice; what a changed setting concerns is made again, and only that."""
+    out, plan = walked
+    said: list[str] = []
+    demo(str(gpt2_checkpoint), out, plan, said.append)
+    assert [line for line in said if line.endswith(" ...")] == ["the page ..."]
+    said.clear()
+    demo(str(gpt2_checkpoint), out, replace(plan, rounds=2), said.append)
+    again = [line for line in said if line.endswith(" ...")]
+    assert len(again) == 2 and "2 rounds" in again[0]
+
+
+def test_the_teacher_has_no_idle_layers() -> None:
+    """Cutting every second layer of the teacher that ships at least doubles held-out perplexity."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from toolchain.compress.select import choose
+    from toolchain.compress.train import _heldout_blocks, perplexity
+    from toolchain.corpus import load
+
+    model = AutoModelForCausalLM.from_pretrained(default_teacher(), dtype=torch.float32)
+    blocks = _heldout_blocks(load("stdlib").heldout, default_teacher(), 256)[:8]
+    whole = perplexity(model, blocks)
+    layers = model.transformer.h
+    model.transformer.h = torch.nn.ModuleList([layers[i] for i in choose("pseudo-uniform", 12, 6)])
+    model.config.use_cache = False
+    assert perplexity(model, blocks) > 2 * whole
+
+
+def test_the_teacher_s_card_says_how_it_was_made() -> None:
+    """Exact command, seed, tokens seen and held-out perplexity stand in the card as in its record."""
+    teacher = default_teacher()
+    record = json.loads((teacher / "training.json").read_text())
+    card = (teacher / "README.md").read_text()
+    assert record["command"] in card
+    assert f"{record['training']['tokens']:,}" in card
+    assert f"{record['training']['perplexity']['after']:.2f}" in card
+    assert sum(path.stat().st_size for path in teacher.iterdir()) < 16 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["demo", "smollm"], "did you mean smollm2"),
+        (["demo", "smollm2"], "--teacher"),
+        (["demo", "--teacher", "nowhere", "--out", "OUT"], "nowhere"),
+        (["demo", "--tokens", "0"], "0"),
+    ],
+)
+def test_a_bad_demo_is_one_line(
+    arguments: list[str], cause: str, main: Callable[..., Any], tmp_path: Path
+) -> None:
+    """An unknown plan, a missing teacher, a bad budget: exit 2 and one line."""
+    done = main(*[str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+    assert done.code == 2
+    *_, last = done.err.strip().splitlines()
+    assert last.startswith("toolchain: ") and cause in last and done.err.count("toolchain: ") == 1
+
+
+def test_plans_are_data() -> None:
+    """Every plan has the untouched cut to compare with, and budgets in tokens."""
+    for plan in PLANS.values():
+        assert any(student.train == "none" for student in plan.students)
+        assert plan.tokens > 0
