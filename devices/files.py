@@ -47,6 +47,11 @@ def write_json(path: Path, value: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
+def cache_folder(*parts: str) -> Path:
+    """A folder of what can be made again: $XDG_CACHE_HOME/toolchain (by default below ~/.cache) and `parts`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("toolchain", *parts)
+
+
 def staging_path(out: Path) -> Path:
     """Where a command stages `out`: a hidden sibling, on the same file system, found again by a resume."""
     return out.with_name(f".{out.name}.staging")

@@ -20,6 +20,7 @@ import numpy as np
 
 from devices.artifact import Artifact
 from devices.errors import CheckFailed, UserError
+from devices.files import cache_folder
 from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, load_tokenizer
 from export.architecture import Architecture
@@ -73,7 +74,7 @@ def reference(checkpoint: Path, identity: str, ids: np.ndarray, kind: str, say: 
     """
     prompt, new = lengths(ids)
     key = hashlib.sha256(f"1 {identity} {kind} {prompt} {new}".encode() + ids.tobytes()).hexdigest()[:32]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolchain" / "parity"
+    folder = cache_folder("parity")
     kept = folder / f"{key}.npz"
     try:
         with np.load(kept, allow_pickle=False) as found:

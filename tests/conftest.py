@@ -37,7 +37,9 @@ LLAMA = {
 }
 
 
-def build_checkpoint(path: Path, family: str, *, seed: int = 0, dtype: str = "float32", **overrides: object) -> Path:
+def build_checkpoint(
+    path: Path, family: str, *, seed: int = 0, dtype: str = "float32", **overrides: object
+) -> Path:
     """A random causal LM of `family` (a transformers model_type) with weights large enough for errors to show."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

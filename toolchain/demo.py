@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from devices.files import read_json, write_json
+from devices.files import cache_folder, read_json, write_json
 from toolchain import __version__
 
 Say = Callable[[str], None]
@@ -127,7 +127,7 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
         CheckFailed: an artifact that does not compute what its checkpoint does.
     """
     from export.checkpoint import identity
-    from toolchain.compress.teacher import cache_folder, resolve
+    from toolchain.compress.teacher import resolve
     from toolchain.report import report
 
     out.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def _tell_corpus(teacher: Path, plan: Plan, say: Say) -> None:
 def _student(walk: Walk, teacher: Path, student: Student, plan: Plan) -> Path:
     from export.checkpoint import identity
     from toolchain.compress.run import compress
-    from toolchain.compress.train import Training
+    from toolchain.compress.trainer import Training
 
     training = None
     if student.train != "none":
@@ -309,12 +309,12 @@ def _measure(
     from bench.run import bench
     from devices.artifact import open_artifact
     from export.checkpoint import identity
-    from toolchain.cli.bench import task_rows
     from toolchain.corpus import heldout_file
     from toolchain.evaluate import evaluate
+    from toolchain.glue.metrics import dev_rows
 
     results = walk.out / "results"
-    asked = {"corpus": plan.text, "window": plan.window, "blocks": plan.blocks}
+    asked: dict[str, Any] = {"corpus": plan.text, "window": plan.window, "blocks": plan.blocks}
     for name, path in models.items():
         walk.step(
             f"results/checkpoints/{name}",
@@ -322,7 +322,7 @@ def _measure(
             [identity(path), asked],
             lambda out, path=path: evaluate(path, out=out, **asked),  # type: ignore[misc]
         )
-    shared = {"rounds": plan.rounds, "seed": plan.seed, "say": walk.say}
+    shared: dict[str, Any] = {"rounds": plan.rounds, "seed": plan.seed, "say": walk.say}
     walk.step(
         "results/decoders",
         f"{len(artifacts)} artifacts measured on this machine, {plan.rounds} rounds in turn",
@@ -334,7 +334,7 @@ def _measure(
             corpus_name=Path(plan.text).name,
             window=plan.window,
             blocks=plan.blocks,
-            **shared,  # type: ignore[arg-type]
+            **shared,
         ),
     )
     for name, paths in classifiers.items():
@@ -343,7 +343,7 @@ def _measure(
             f"{name}: accuracy and speed of {len(paths)} int8 classifiers",
             [[open_artifact(path).sha256 for path in paths], plan.rounds],
             lambda out, name=name, paths=paths: bench(  # type: ignore[misc]
-                paths, out, task=task_rows(name, walk.out / "tasks"), **shared
+                paths, out, task=dev_rows(name, walk.out / "tasks"), **shared
             ),
         )
     return results

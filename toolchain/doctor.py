@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from devices.files import cache_folder
 from devices.machine import environment, version
 
 if TYPE_CHECKING:
@@ -202,8 +203,7 @@ def torch_device(file: Path | None = None) -> Check:
 
 def folders() -> list[Check]:
     """Free disk here, and whether the cache folder can be written."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolchain"
-    return [_folder("disk", Path.cwd()), _folder("cache", cache)]
+    return [_folder("disk", Path.cwd()), _folder("cache", cache_folder())]
 
 
 def _folder(name: str, folder: Path) -> Check:

@@ -17,7 +17,7 @@ from devices.errors import UserError
 from export.checkpoint import identity, open_checkpoint
 from toolchain.compress import run, truncate
 from toolchain.compress.run import compress
-from toolchain.compress.train import Training
+from toolchain.compress.trainer import Training
 
 
 def files(folder: Path) -> set[str]:

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from devices.errors import UserError
-from devices.files import sha256
-from toolchain.compress.teacher import cache_folder, resolve, teacher_name
+from devices.files import cache_folder, sha256
+from toolchain.compress.teacher import resolve, teacher_name
 from toolchain.compress.truncate import truncate
 
 # A llama checkpoint's tensor names -> GGUF's.

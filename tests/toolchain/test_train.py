@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from devices.errors import UserError
 from toolchain.compress.objectives import forward_kl
-from toolchain.compress.train import Training, fuse_gelu, language_loss, newest_snapshot, perplexity, train
+from toolchain.compress.train import perplexity, train
+from toolchain.compress.trainer import Training, fuse_gelu, language_loss, newest_snapshot
 
 FEW: dict[str, Any] = {"steps": 4, "window": 16, "batch": 2, "heldout_blocks": 4, "snapshot_every": 2}
 

@@ -2,12 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from bench.run import TaskRows
 
 
 @click.command()
@@ -48,13 +45,14 @@ def command(
       toolchain bench demo-out/artifacts/distilled-int8 --rounds 3 --out results
     """
     from bench.run import bench
+    from toolchain.glue.metrics import dev_rows
 
     if corpus is not None:
         from toolchain.corpus import heldout_file
 
         settings["corpus"] = heldout_file(corpus)
         settings["corpus_name"] = "stdlib" if corpus == "stdlib" else None
-    rows = None if task is None else task_rows(task, data)
+    rows = None if task is None else dev_rows(task, data)
 
     def say(line: str) -> None:
         click.echo(line, err=True)
@@ -65,23 +63,6 @@ def command(
         return
     click.echo("\n".join(table(results)))
     click.echo(f"results in {out}")
-
-
-def task_rows(name: str, data: Path | None) -> "TaskRows":
-    """A task's dev rows and its metric, as `bench` takes them; the metric is computed here, on the host."""
-    from bench.run import TaskRows
-    from toolchain.glue.metrics import decide, score
-    from toolchain.glue.tasks import load_task
-
-    task = load_task(name, data)
-    rows = task.rows("dev")
-
-    def value(logits: list[list[float]]) -> float:
-        import numpy as np
-
-        return score(task.metric, decide(task.problem, np.array(logits)), [row.label or 0 for row in rows])
-
-    return TaskRows(task.name, task.metric, [(row.text_a, row.text_b) for row in rows], value)
 
 
 COLUMNS = (

@@ -90,7 +90,7 @@ def command(
                 raise UserError(f"--{name.replace('_', '-')}: {TRAIN_ONLY}")
         training = None
     else:
-        from toolchain.compress.train import Training
+        from toolchain.compress.trainer import Training
 
         options["objective"] = options["objective"] or ("lm" if train == "pretrain" else "logits")
         training = Training(**options)

@@ -27,7 +27,7 @@ def command(shape: Path, out: Path, half: bool, force: bool, **options: Any) -> 
       toolchain pretrain toolchain/assets/demo-shape.json --corpus stdlib --tokens 4096 --out tiny
     """
     from toolchain.compress.pretrain import pretrain
-    from toolchain.compress.train import Training
+    from toolchain.compress.trainer import Training
 
     said = f"toolchain {shlex.join(sys.argv[1:])}"
     result = pretrain(

@@ -11,7 +11,8 @@ from typing import Any
 from devices.errors import UserError
 from devices.files import read_json, staged, write_json
 from toolchain import __version__
-from toolchain.compress.train import Training, train
+from toolchain.compress.train import train
+from toolchain.compress.trainer import Training
 from toolchain.compress.unfinished import WORK, snapshots, unfinished
 from toolchain.corpus import load
 from toolchain.quiet import quiet

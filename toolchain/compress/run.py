@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import refuse_existing, staged, staging_path, write_json
+from devices.files import cache_folder, refuse_existing, staged, staging_path, write_json
 from export.architecture import Architecture, parameters
 from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
 from toolchain.compress.card import model_card
 from toolchain.compress.select import choose, explicit
-from toolchain.compress.teacher import cache_folder, resolve, teacher_name
+from toolchain.compress.teacher import resolve, teacher_name
 from toolchain.compress.truncate import open_teacher, randomize, truncate, verify
 from toolchain.compress.unfinished import WORK, unfinished
 
 if TYPE_CHECKING:
-    from toolchain.compress.train import Training
+    from toolchain.compress.trainer import Training
 
 TRAINING = ("none", "pretrain", "distill")
 INITS = ("truncate", "random")

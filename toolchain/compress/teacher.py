@@ -1,6 +1,5 @@
 """From what the user calls a teacher (folder, hub id, GGUF file) to a checkpoint folder on this disk."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +20,6 @@ HUB_FILES = [
     "LICENSE",
     "README.md",
 ]
-
-
-def cache_folder() -> Path:
-    """Where converted teachers are kept: $XDG_CACHE_HOME/toolchain, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolchain"
 
 
 def resolve(teacher: str, cache: Path, say: Callable[[str], object] = lambda line: None) -> Path:

@@ -8,47 +8,22 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
 from devices.files import write_json
-from toolchain.compress.objectives import OBJECTIVES, next_token
+from toolchain.compress.objectives import OBJECTIVES
+from toolchain.compress.trainer import Training, fuse_gelu, make_trainer, newest_snapshot
 from toolchain.corpus import load, pack
 from toolchain.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
-    from transformers import PreTrainedModel, Trainer
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train. None means: derived from the model or the corpus, and recorded as what it became."""
-
-    objective: str = "lm"  # lm, or a name in OBJECTIVES (needs a teacher)
-    corpus: str = "stdlib"
-    heldout: str | None = None
-    tokens: int | None = None  # default: one pass over the corpus
-    steps: int | None = None  # instead of tokens
-    window: int | None = None  # tokens a block; default: min(512, the model's positions)
-    batch: int = 8  # blocks a step, over all processes
-    lr: float = 5e-4
-    warmup: float = 0.05  # share of the steps
-    weight_decay: float = 0.01
-    dropout: float = 0.0
-    temperature: float | None = None  # default: the objective's
-    alpha: float | None = None  # weight of the teacher's part; default: the objective's
-    seed: int = 0
-    snapshot_every: int = 200  # steps
-    patience: int | None = None  # stop after so many epochs without a better held-out loss, keep the best
-    gradient_checkpointing: bool = False
-    heldout_blocks: int = 64  # at most so many blocks for perplexity before and after
+    from transformers import PreTrainedModel
 
 
 def train(
@@ -83,7 +58,7 @@ def train(
 
     scored = heldout[: training.heldout_blocks]
     before = perplexity(model, scored, staging / "before.json")
-    trainer = _trainer(model, teacher, blocks, heldout, training, staging / "snapshots")
+    trainer = make_trainer(model, teacher, blocks, heldout, training, staging / "snapshots")
     start = time.monotonic()
     earlier = _elapsed(staging)
     with quiet(), _recorded_time(staging, start, earlier):
@@ -182,142 +157,6 @@ def _set_dropout(model: "PreTrainedModel", p: float) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if "attn_dropout" in name else p
-
-
-def fuse_gelu(model: "PreTrainedModel") -> None:
-    """GPT-2's `gelu_new` as torch's one fused kernel: the same function, one pass over memory, not seven."""
-    from transformers.activations import GELUTanh, NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, GELUTanh())
-
-
-def _trainer(
-    model: "PreTrainedModel",
-    teacher: "PreTrainedModel | None",
-    blocks: "np.ndarray",
-    heldout: "np.ndarray",
-    training: Training,
-    snapshots: Path,
-) -> "Trainer":
-    import torch
-    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-    from toolchain.compress.progress import Bar
-
-    gpu = torch.cuda.is_available()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if training.batch % world:
-        raise UserError(f"--batch {training.batch}: cannot be shared by {world} processes; choose a multiple")
-    assert training.steps is not None
-    patient = training.patience is not None
-    epoch = max(1, len(blocks) // training.batch)
-    every = epoch if patient else training.snapshot_every
-    arguments = TrainingArguments(
-        output_dir=str(snapshots),
-        max_steps=training.steps,
-        per_device_train_batch_size=training.batch // world,
-        per_device_eval_batch_size=8,
-        learning_rate=training.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(training.warmup * training.steps),
-        weight_decay=training.weight_decay,
-        adam_beta2=0.95,
-        optim="adamw_torch_fused",
-        max_grad_norm=1.0,
-        bf16=gpu,
-        activation_checkpointing=training.gradient_checkpointing,
-        seed=training.seed,
-        data_seed=training.seed,
-        logging_steps=max(1, min(20, training.steps // 20)),
-        save_steps=every,
-        save_total_limit=2,
-        eval_strategy="steps" if patient else "no",
-        eval_steps=every,
-        load_best_model_at_end=patient,
-        metric_for_best_model="eval_loss" if patient else None,
-        use_cpu=not gpu,
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=gpu,
-        disable_tqdm=True,
-        log_level="error",
-    )
-
-    class Distiller(Trainer):
-        """The Trainer with our loss: plain cross-entropy, or the objective's on both models' logits."""
-
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-            output = model(input_ids=inputs["input_ids"], use_cache=False)
-            loss = language_loss(output.logits, inputs["labels"], inputs["input_ids"], teacher, training)
-            if model.training and not torch.isfinite(loss):
-                raise UserError(
-                    f"training: the loss is {loss.item()} at step {self.state.global_step}; "
-                    f"lower --lr ({training.lr}) and run again"
-                )
-            return (loss, output) if return_outputs else loss
-
-    trainer = Distiller(
-        model=model,
-        args=arguments,
-        train_dataset=Blocks(blocks),
-        eval_dataset=Blocks(heldout),
-        callbacks=[Bar(training.batch * (training.window or 0))],
-    )
-    if patient:
-        trainer.add_callback(EarlyStoppingCallback(training.patience))
-    for chatter in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(chatter)
-    return trainer
-
-
-def language_loss(
-    logits: "torch.Tensor",
-    labels: "torch.Tensor",
-    ids: "torch.Tensor",
-    teacher: "PreTrainedModel | None",
-    training: Training,
-) -> "torch.Tensor":
-    """The loss of one batch: logits [batch, window, vocabulary], labels and ids [batch, window] -> scalar."""
-    import torch
-    import torch.nn.functional as F
-
-    rows, targets = next_token(logits, labels)
-    if teacher is None:
-        return F.cross_entropy(rows.float(), targets)
-    with torch.no_grad():
-        wanted, _ = next_token(teacher.to(ids.device)(input_ids=ids, use_cache=False).logits, labels)
-    return OBJECTIVES[training.objective].loss(rows, wanted, targets, training.temperature, training.alpha)
-
-
-class Blocks:
-    """Packed blocks int64 [blocks, window] as a map-style dataset; a block is its own labels."""
-
-    def __init__(self, blocks: "np.ndarray") -> None:
-        self.blocks = blocks
-
-    def __len__(self) -> int:
-        """The number of blocks."""
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One block, as what the Trainer's collator stacks."""
-        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
-
-
-def newest_snapshot(snapshots: Path) -> str | None:
-    """The newest snapshot that was written whole, as Trainer's last file shows; torn ones are removed."""
-    newest = None
-    for folder in sorted(snapshots.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-            newest = str(folder)
-        except (OSError, ValueError):
-            shutil.rmtree(folder)
-    return newest
 
 
 def first_process() -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devices.errors import UserError
+from devices.files import cache_folder
 from toolchain.corpus import stdlib
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def heldout_file(spec: str, cache: Path | None = None) -> Path:
         return path
     text = "\n\n".join(stdlib.split()[1])
     name = hashlib.sha256(text.encode()).hexdigest()
-    root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toolchain" / "corpus"
+    root = cache or cache_folder("corpus")
     path = root / f"stdlib-heldout-{name[:16]}.txt"
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)

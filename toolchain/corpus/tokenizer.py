@@ -31,4 +31,4 @@ def train_bpe(texts: Iterable[str], vocab: int, folder: Path, positions: int) ->
         **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
     }
     write_json(folder / "tokenizer_config.json", settings)
-    return tokenizer.token_to_id(EOS)
+    return int(tokenizer.token_to_id(EOS) or 0)

@@ -7,7 +7,6 @@ on it has not read them, and no dev text stands in train as well.
 """
 
 import hashlib
-import os
 import random
 import re
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from devices.errors import UserError
-from devices.files import staged
+from devices.files import cache_folder, staged
 from toolchain import __version__
 
 TRAIN_ROWS, DEV_ROWS = 2000, 1000  # at most; the standard library holds fewer dev rows of docs-kind
@@ -72,8 +71,7 @@ def make_tasks(
 def made() -> Path:
     """The folder with both tasks, made on first use in the user's cache and found there afterwards."""
     key = f"{sys.version} {sysconfig.get_paths()['stdlib']} {__version__} {TRAIN_ROWS} {DEV_ROWS}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    out = cache / "toolchain" / "tasks" / f"docs-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    out = cache_folder("tasks") / f"docs-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not out.exists():
         make_tasks(out)
     return out

@@ -216,7 +216,7 @@ def _trainer(
     from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
-    from toolchain.compress.train import fuse_gelu
+    from toolchain.compress.trainer import fuse_gelu
     from toolchain.glue.classifier import pad
     from toolchain.glue.metrics import decide, score
     from toolchain.glue.progress import Epochs

@@ -1,12 +1,15 @@
 """The metrics of labelled tasks, computed by scikit-learn and scipy on the host; a device returns logits."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from bench.run import TaskRows
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
@@ -70,3 +73,19 @@ def score(metric: str, predictions: Any, labels: Any) -> float:
 def decide(problem: str, logits: "np.ndarray") -> "np.ndarray":
     """Predictions [rows] from logits [rows, labels]: the likeliest class, or a regression's only column."""
     return logits[:, 0] if problem == "regression" else logits.argmax(axis=-1)
+
+
+def dev_rows(name: str, data: Path | None) -> "TaskRows":
+    """A task's dev rows and its metric, as `bench` takes them; the metric is computed here, on the host."""
+    import numpy as np
+
+    from bench.run import TaskRows
+    from toolchain.glue.tasks import load_task
+
+    task = load_task(name, data)
+    rows = task.rows("dev")
+
+    def value(logits: list[list[float]]) -> float:
+        return score(task.metric, decide(task.problem, np.array(logits)), [row.label or 0 for row in rows])
+
+    return TaskRows(task.name, task.metric, [(row.text_a, row.text_b) for row in rows], value)
