@@ -1,6 +1,6 @@
 """The whole way on an embedded default: teacher, students, artifacts, numbers and a page, offline.
 
-A demo is a plan (data) and one function that walks it. Every step writes one folder or file and is keyed
+A demo is a plan (toolchain/plans.py) and one function that walks it. Every step writes one folder or file and is keyed
 by its inputs and settings: a second run reuses what is unchanged. Budgets are tokens, rows and steps,
 never seconds: a busy machine is slower, not different.
 """
@@ -9,83 +9,22 @@ import hashlib
 import json
 import shlex
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from devices.files import cache_folder, read_json, write_json
+from devices.errors import UserError
+from devices.files import cache_folder, read_json, sha256, write_json
 from toolchain import __version__
+from toolchain.plans import Plan, Student
+
+if TYPE_CHECKING:
+    from toolchain.compress.trainer import Training
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Student:
-    """One student of the plan: how many layers, from where, and how it is trained."""
-
-    name: str
-    layers: int
-    init: str = "truncate"
-    train: str = "none"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a demo does. Token budgets are a student's; `rows` are a task's training rows."""
-
-    title: str
-    students: tuple[Student, ...]
-    tokens: int
-    lr: float
-    batch: int
-    window: int
-    recipes: tuple[str, ...] = ("fp32", "int8", "int4")
-    tasks: tuple[str, ...] = ()
-    rows: int = 0
-    epochs: int = 3
-    tuning_lr: float = 3e-4
-    rounds: int = 3
-    blocks: int = 32
-    corpus: str = "stdlib"
-    text: str = "stdlib"  # what perplexity is measured on
-    seed: int = 0
-
-
-DOCS = Plan(
-    title="A 12-layer teacher of Python's documentation, cut to 6 layers",
-    students=(
-        Student("cut", 6),
-        Student("healed", 6, train="pretrain"),
-        Student("distilled", 6, train="distill"),
-        Student("from-nothing", 6, init="random", train="pretrain"),
-    ),
-    tokens=120_000,
-    lr=1e-3,
-    batch=4,
-    window=256,
-    tasks=("docs-kind", "docs-order"),
-    rows=1000,
-    epochs=2,
-)
-SHORT = replace(DOCS, tokens=8_192, rows=64, epochs=1, rounds=1, blocks=4)
-SMOLLM2 = Plan(
-    title="SmolLM2-135M-Instruct, cut from 30 layers to 20 and 15",
-    students=(
-        Student("cut-20", 20),
-        Student("healed-20", 20, train="pretrain"),
-        Student("healed-15", 15, train="pretrain"),
-    ),
-    tokens=150_000,
-    lr=2e-4,
-    batch=2,
-    window=512,
-    rounds=3,
-    blocks=8,
-)
-
-PLANS = {"docs": DOCS, "short": SHORT, "smollm2": SMOLLM2}
 
 
 def default_teacher() -> Path:
@@ -99,78 +38,103 @@ class Walk:
     def __init__(self, out: Path, say: Say) -> None:
         self.out, self.say = out, say
         self.ledger = out / "steps.json"
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file, and --out names a folder; choose another --out")
+        if out.is_dir() and any(out.iterdir()) and not self.ledger.exists():
+            raise UserError(f"{out}: holds something that is no demo's; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
         self.done = read_json(self.ledger, "the demo's finished steps") if self.ledger.exists() else {}
+        self.walked: list[str] = []
+        write_json(self.ledger, self.done)
 
     def step(self, name: str, what: str, key: Any, make: Callable[[Path], object]) -> Path:
         """Make `out/name` by `make`, unless it stands there made from the same `key`."""
         path = self.out / name
-        digest = hashlib.sha256(
-            json.dumps([__version__, key], sort_keys=True, default=str).encode()
-        ).hexdigest()
+        self.walked.append(name)
+        text = json.dumps([__version__, key], sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         if self.done.get(name) == digest and path.exists():
             self.say(f"{what}: unchanged, {path} is used again")
             return path
+        self._drop(name)
         self.say(f"{what} ...")
-        if path.exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        start = time.monotonic()
         make(path)
+        if (seconds := time.monotonic() - start) > 5:
+            self.say(f"  done in {seconds:.0f} s")
         self.done[name] = digest
         write_json(self.ledger, self.done)
         return path
+
+    def _drop(self, name: str) -> None:
+        """Forget a step before its folder goes: an interrupt must not leave a record of what is not there."""
+        if self.done.pop(name, None):
+            write_json(self.ledger, self.done)
+        path = self.out / name
+        if path.exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def drop_others(self, below: str) -> None:
+        """Remove what earlier walks of other plans left below `below`, so that a page shows this one's."""
+        for name in [name for name in self.done if name.startswith(below) and name not in self.walked]:
+            self._drop(name)
 
 
 def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     """Walk `plan` from `teacher` to a page below `out`; returns the page's path.
 
     Raises:
-        UserError: a teacher or a corpus that cannot be used.
+        UserError: a teacher or a corpus that cannot be used, an `out` that is no demo's.
         CheckFailed: an artifact that does not compute what its checkpoint does.
     """
     from export.checkpoint import identity
     from toolchain.compress.teacher import resolve
+    from toolchain.corpus import heldout_file, load
     from toolchain.report import report
 
-    out.mkdir(parents=True, exist_ok=True)
-    walk = Walk(out, say)
+    # Texts count by content, not by name: another Python's documentation is another corpus.
+    texts = {"corpus": load(plan.corpus).sha256, "text": sha256(heldout_file(plan.text))}
     folder = resolve(teacher, cache_folder(), say)
+    _tell_corpus(folder, plan, texts["corpus"], say)
+    walk = Walk(out, say)
     if folder == default_teacher():
-        key = identity(folder)
         folder = walk.step(
-            "teacher", "the teacher that ships", key, lambda path: shutil.copytree(default_teacher(), path)
+            "teacher",
+            "the teacher that ships",
+            identity(folder),
+            lambda path: shutil.copytree(default_teacher(), path),
         )
-    _tell_corpus(folder, plan, say)
-    models = {"teacher": folder}
+    models, keys = {"teacher": folder}, {"teacher": identity(folder)}
     for student in plan.students:
-        models[student.name] = _student(walk, folder, student, plan)
-    keys = {name: identity(path) for name, path in models.items()}
+        models[student.name] = _student(walk, folder, student, plan, [keys["teacher"], texts["corpus"]])
+        keys[student.name] = identity(models[student.name])
     artifacts = _export(walk, models, keys, plan.recipes)
     classifiers = _classifiers(walk, models, keys, plan)
-    results = _measure(walk, models, artifacts, classifiers, plan)
+    results = _measure(walk, models, keys, artifacts, classifiers, plan, texts["text"])
+    walk.drop_others("results/")
     say("the page ...")
     return report(results, out / "report", force=True, title=plan.title)
 
 
-def _tell_corpus(teacher: Path, plan: Plan, say: Say) -> None:
+def _tell_corpus(teacher: Path, plan: Plan, corpus: str, say: Say) -> None:
     """Say so where this Python's documentation is not the one that the teacher was trained on."""
     record = teacher / "training.json"
-    if plan.corpus != "stdlib" or not record.exists():
+    trained = (
+        read_json(record, "how the teacher was trained").get("training") if record.exists() else None
+    ) or {}
+    known = trained.get("corpus") or {}
+    if plan.corpus != "stdlib" or known.get("name") != "stdlib":
         return
-    from toolchain.corpus import load
-
-    corpus = load("stdlib")
-    say(
-        f"corpus: this Python's documentation, {len(corpus.train)} modules to train on, {len(corpus.heldout)} held out"
-    )
-    trained_on = read_json(record, "how the teacher was trained")["training"]["corpus"]["sha256"]
-    if corpus.sha256 != trained_on:
+    say("corpus: this Python's documentation, a tenth of its modules held out")
+    if corpus != known.get("sha256"):
         say(
             "  the text differs from the one the teacher was trained on (another Python version): "
             "held-out text may have been read by the teacher, and figures differ from the README's"
         )
 
 
-def _student(walk: Walk, teacher: Path, student: Student, plan: Plan) -> Path:
-    from export.checkpoint import identity
+def _student(walk: Walk, teacher: Path, student: Student, plan: Plan, inputs: list[str]) -> Path:
+    """The student's folder; `inputs` are the hashes of what it is made from."""
     from toolchain.compress.run import compress
     from toolchain.compress.trainer import Training
 
@@ -192,34 +156,32 @@ def _student(walk: Walk, teacher: Path, student: Student, plan: Plan) -> Path:
         "distill": f"then distilled from the teacher on {plan.tokens:,} tokens",
     }[student.train]
     start = "with fresh weights" if student.init == "random" else "pseudo-uniform"
-    options = ["--layers", str(student.layers), "--init", student.init, "--train", student.train]
-    if training:
-        options += [
-            *("--corpus", plan.corpus, "--tokens", str(plan.tokens), "--lr", str(plan.lr)),
-            *("--batch", str(plan.batch), "--window", str(plan.window), "--snapshot-every", "100"),
-        ]
-
-    def make(path: Path) -> None:
-        command = shlex.join(["toolchain", "compress", str(teacher), *options, "--out", str(path)])
-        compress(
+    return walk.step(
+        f"students/{student.name}",
+        f"student {student.name}: {student.layers} layers, {start}, {how}",
+        [inputs, asdict(student), asdict(training) if training else None],
+        lambda out: compress(
             str(teacher),
-            path,
+            out,
             layers=student.layers,
             init=student.init,
             train=student.train,
             training=training,
             seed=plan.seed,
             force=True,
-            command=command,
-        )
-
-    what = f"student {student.name}: {student.layers} layers, {start}, {how}"
-    return walk.step(
-        f"students/{student.name}",
-        what,
-        [identity(teacher), asdict(student), asdict(training) if training else None],
-        make,
+            command=_command(teacher, student, training, out),
+            say=walk.say,
+        ),
     )
+
+
+def _command(teacher: Path, student: Student, training: "Training | None", out: Path) -> str:
+    """What a user would type to make this student."""
+    options = ["--layers", student.layers, "--init", student.init, "--train", student.train]
+    if training:
+        names = ("corpus", "tokens", "lr", "batch", "window", "snapshot_every")
+        options += [x for n in names for x in (f"--{n.replace('_', '-')}", getattr(training, n))]
+    return shlex.join(["toolchain", "compress", str(teacher), *map(str, options), "--out", str(out)])
 
 
 def _export(
@@ -251,10 +213,11 @@ def _classifiers(
     from toolchain.glue.finetune import finetune
     from toolchain.glue.tasks import load_task
 
+    made_from = [load("stdlib").sha256, plan.rows, plan.seed]
     data = walk.step(
         "tasks",
         "labelled tasks from the same text: docs-kind and docs-order",
-        [load(plan.corpus).sha256, plan.rows, plan.seed],
+        made_from,
         lambda out: make_tasks(out, train_rows=plan.rows, seed=plan.seed, force=True),
     )
     tuned = ("teacher", _best(models, plan))
@@ -264,7 +227,7 @@ def _classifiers(
         walk.step(
             f"results/{name}-baseline.json",
             f"{name}: what a bag of n-grams reaches",
-            [name, plan.rows, plan.seed],
+            [name, made_from],
             lambda out, task=task: _write_baseline(out, task),  # type: ignore[misc]
         )
         for model in tuned:
@@ -272,7 +235,7 @@ def _classifiers(
             checkpoint = walk.step(
                 f"classifiers/{model}-{name}",
                 f"{name}: {model} fine-tuned on {plan.rows:,} rows",
-                [keys[model], settings, plan.rows],
+                [keys[model], settings, made_from],
                 lambda out, model=model, task=task, settings=settings: finetune(  # type: ignore[misc]
                     models[model], task, out, force=True, say=walk.say, **settings
                 ),
@@ -284,14 +247,13 @@ def _classifiers(
 
 def _best(models: dict[str, Path], plan: Plan) -> str:
     """The student with the lowest held-out perplexity after training."""
-    scores = {
-        student.name: read_json(models[student.name] / "compression.json", "how it was made")["training"][
-            "perplexity"
-        ]["after"]
-        for student in plan.students
-        if student.train != "none" and student.init != "random"
-    }
-    return min(scores, key=scores.__getitem__)
+
+    def score(name: str) -> float:
+        record = read_json(models[name] / "compression.json", "how it was made")
+        return record["training"]["perplexity"]["after"]
+
+    trained = [s.name for s in plan.students if s.train != "none" and s.init != "random"]
+    return min(trained, key=score)
 
 
 def _write_baseline(out: Path, task: Any) -> None:
@@ -303,37 +265,39 @@ def _write_baseline(out: Path, task: Any) -> None:
 
 
 def _measure(
-    walk: Walk, models: dict[str, Path], artifacts: list[Path], classifiers: dict[str, list[Path]], plan: Plan
+    walk: Walk,
+    models: dict[str, Path],
+    keys: dict[str, str],
+    artifacts: list[Path],
+    classifiers: dict[str, list[Path]],
+    plan: Plan,
+    text: str,
 ) -> Path:
     """Perplexity of the checkpoints in PyTorch, then every artifact through the runtime that ships."""
     from bench.run import bench
     from devices.artifact import open_artifact
-    from export.checkpoint import identity
     from toolchain.corpus import heldout_file
     from toolchain.evaluate import evaluate
     from toolchain.glue.metrics import dev_rows
 
-    results = walk.out / "results"
     asked: dict[str, Any] = {"corpus": plan.text, "window": plan.window, "blocks": plan.blocks}
     for name, path in models.items():
         walk.step(
             f"results/checkpoints/{name}",
             f"perplexity of {name} in PyTorch",
-            [identity(path), asked],
+            [keys[name], asked, text],
             lambda out, path=path: evaluate(path, out=out, **asked),  # type: ignore[misc]
         )
     shared: dict[str, Any] = {"rounds": plan.rounds, "seed": plan.seed, "say": walk.say}
     walk.step(
         "results/decoders",
         f"{len(artifacts)} artifacts measured on this machine, {plan.rounds} rounds in turn",
-        [[open_artifact(path).sha256 for path in artifacts], asked, plan.rounds],
+        [[open_artifact(path).sha256 for path in artifacts], asked, text, plan.rounds],
         lambda out: bench(
             artifacts,
             out,
-            corpus=heldout_file(plan.text),
+            **{**asked, "corpus": heldout_file(plan.text)},
             corpus_name=Path(plan.text).name,
-            window=plan.window,
-            blocks=plan.blocks,
             **shared,
         ),
     )
@@ -341,9 +305,13 @@ def _measure(
         walk.step(
             f"results/{name}",
             f"{name}: accuracy and speed of {len(paths)} int8 classifiers",
-            [[open_artifact(path).sha256 for path in paths], plan.rounds],
+            [
+                [open_artifact(path).sha256 for path in paths],
+                sha256(walk.out / "tasks" / name / "dev.tsv"),
+                plan.rounds,
+            ],
             lambda out, name=name, paths=paths: bench(  # type: ignore[misc]
                 paths, out, task=dev_rows(name, walk.out / "tasks"), **shared
             ),
         )
-    return results
+    return walk.out / "results"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from toolchain.demo import DOCS, PLANS, Student, default_teacher, demo
+from toolchain.demo import default_teacher, demo
+from toolchain.plans import DOCS, PLANS, Student
 
 TINY = replace(
     DOCS,
@@ -100,6 +101,47 @@ def test_the_teacher_s_card_says_how_it_was_made() -> None:
     assert f"{record['training']['tokens']:,}" in card
     assert f"{record['training']['perplexity']['after']:.2f}" in card
     assert sum(path.stat().st_size for path in teacher.iterdir()) < 16 * 2**20
+
+
+def test_an_interrupted_step_is_not_believed(tmp_path: Path) -> None:
+    """A step that is made again and fails is forgotten first: its half-made folder is never used."""
+    from toolchain.demo import Walk
+
+    def fails(path: Path) -> None:
+        path.mkdir()
+        raise KeyboardInterrupt
+
+    Walk(tmp_path / "out", str).step("a", "a", 1, lambda path: path.mkdir())
+    with pytest.raises(KeyboardInterrupt):
+        Walk(tmp_path / "out", str).step("a", "a", 2, fails)
+    made: list[Path] = []
+    Walk(tmp_path / "out", str).step("a", "a", 1, made.append)
+    assert made
+
+
+def test_a_folder_that_is_no_demo_s_is_left_alone(tmp_path: Path) -> None:
+    """--out that holds somebody's work is refused, and nothing in it is touched."""
+    from devices.errors import UserError
+    from toolchain.demo import Walk
+
+    (tmp_path / "teacher").mkdir()
+    with pytest.raises(UserError, match="no demo's"):
+        Walk(tmp_path, str)
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_another_plan_s_results_do_not_stay_on_the_page(tmp_path: Path) -> None:
+    """Results that this walk did not make are dropped; other folders stay for the plan they belong to."""
+    from toolchain.demo import Walk
+
+    first = Walk(tmp_path / "out", str)
+    for name in ("results/old", "students/old"):
+        first.step(name, name, 1, lambda path: path.mkdir(parents=True))
+    second = Walk(tmp_path / "out", str)
+    second.step("results/new", "new", 1, lambda path: path.mkdir())
+    second.drop_others("results/")
+    assert [path.name for path in (tmp_path / "out" / "results").iterdir()] == ["new"]
+    assert (tmp_path / "out" / "students" / "old").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""What the demos do, as data."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Student:
+    """One student of the plan: how many layers, from where, and how it is trained."""
+
+    name: str
+    layers: int
+    init: str = "truncate"
+    train: str = "none"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demo does. Token budgets are a student's; `rows` are a task's training rows."""
+
+    title: str
+    students: tuple[Student, ...]
+    tokens: int
+    lr: float
+    batch: int
+    window: int
+    recipes: tuple[str, ...] = ("fp32", "int8", "int4")
+    tasks: tuple[str, ...] = ()
+    rows: int = 0
+    epochs: int = 3
+    tuning_lr: float = 3e-4
+    rounds: int = 3
+    blocks: int = 32
+    corpus: str = "stdlib"
+    text: str = "stdlib"  # what perplexity is measured on
+    seed: int = 0
+
+
+DOCS = Plan(
+    title="A 12-layer teacher of Python's documentation, cut to 6 layers",
+    students=(
+        Student("cut", 6),
+        Student("healed", 6, train="pretrain"),
+        Student("distilled", 6, train="distill"),
+        Student("from-nothing", 6, init="random", train="pretrain"),
+    ),
+    tokens=120_000,
+    lr=1e-3,
+    batch=4,
+    window=256,
+    tasks=("docs-kind", "docs-order"),
+    rows=1000,
+    epochs=2,
+)
+SHORT = replace(DOCS, tokens=8_192, rows=64, epochs=1, rounds=1, blocks=4)
+SMOLLM2 = Plan(
+    title="SmolLM2-135M-Instruct, cut from 30 layers to 20 and 15",
+    students=(
+        Student("cut-20", 20),
+        Student("healed-20", 20, train="pretrain"),
+        Student("healed-15", 15, train="pretrain"),
+    ),
+    tokens=150_000,
+    lr=2e-4,
+    batch=2,
+    window=512,
+    rounds=3,
+    blocks=8,
+)
+
+PLANS = {"docs": DOCS, "short": SHORT, "smollm2": SMOLLM2}
