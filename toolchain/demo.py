@@ -149,6 +149,7 @@ def _student(walk: Walk, teacher: Path, student: Student, plan: Plan, inputs: li
             window=plan.window,
             seed=plan.seed,
             snapshot_every=100,
+            heldout_blocks=plan.blocks,
         )
     how = {
         "none": "as it is",
@@ -179,7 +180,7 @@ def _command(teacher: Path, student: Student, training: "Training | None", out: 
     """What a user would type to make this student."""
     options = ["--layers", student.layers, "--init", student.init, "--train", student.train]
     if training:
-        names = ("corpus", "tokens", "lr", "batch", "window", "snapshot_every")
+        names = ("corpus", "tokens", "lr", "batch", "window", "snapshot_every", "heldout_blocks")
         options += [x for n in names for x in (f"--{n.replace('_', '-')}", getattr(training, n))]
     return shlex.join(["toolchain", "compress", str(teacher), *map(str, options), "--out", str(out)])
 

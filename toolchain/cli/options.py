@@ -14,6 +14,13 @@ TRAINING = (
     ),
     click.option("--heldout", help="Text to measure perplexity on; default: a held-out part of the corpus."),
     click.option(
+        "--heldout-blocks",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="At most so many blocks for perplexity before and after.",
+    ),
+    click.option(
         "--tokens", type=click.IntRange(min=1), help="Training budget; default: one pass over the corpus."
     ),
     click.option(
