@@ -13,6 +13,8 @@ from typing import Any
 from devices.errors import UserError
 
 CHUNK = 1 << 20
+# A folder with one of these is a command's output; --force replaces such a one or an empty one, nothing else.
+MARKS = ("compression.json", "training.json", "glue.json", "manifest.json", "report.html", "*/task.toml")
 
 
 def sha256(path: Path) -> str:
@@ -37,6 +39,11 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """How a checkpoint was made: its compression.json, training.json or glue.json; None if there is none."""
+    return read_json(path, "how the checkpoint was made") if path.is_file() else None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON in one rename, so that a reader sees the old file or the new one."""
     partial = path.with_name(f".{path.name}.partial")
@@ -57,14 +64,41 @@ def staging_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.staging")
 
 
+def old_path(out: Path) -> Path:
+    """Where what `out` was stands while it is replaced."""
+    return out.with_name(f".{out.name}.old")
+
+
 def refuse_existing(out: Path, force: bool) -> None:
-    """UserError if `out` exists and `force` is not given, or if its parent cannot hold it."""
-    if out.exists() and not force:
+    """UserError if `out` cannot be made, or exists and `force` is not given or would destroy other work."""
+    file = next(
+        (parent for parent in out.absolute().parents if parent.exists() and not parent.is_dir()), None
+    )
+    if file:
+        raise UserError(f"{out}: cannot be made, {file} is a file; choose another --out")
+    if not os.path.lexists(out):
+        return
+    if not force:
         raise UserError(f"{out}: already exists; choose another --out or pass --force to replace it")
-    if out.exists() and not out.is_dir():
+    if out.is_symlink():
+        raise UserError(f"{out}: is a link, and only folders are replaced; remove it or choose another --out")
+    if not out.is_dir():
         raise UserError(f"{out}: is a file, and --out names a folder; choose another --out")
-    if not out.resolve().name:
-        raise UserError(f"{out}: cannot be replaced; choose a folder below it")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out}: is the folder you work in; choose a folder below it")
+    if any(out.iterdir()) and not any(next(out.glob(mark), None) for mark in MARKS):
+        raise UserError(f"{out}: holds something that no command here wrote; choose another --out")
+
+
+def refuse_unwritable(out: Path) -> None:
+    """UserError if no folder `out` can be made or written: better known before an hour's work than after."""
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise UserError(
+            f"{out}: {there} is a file, and --out names a folder of results; choose another --out"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: {there} cannot be written; choose another --out")
 
 
 @contextmanager
@@ -87,24 +121,31 @@ def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[
                 f"{out}: another command is writing it; wait for it or choose another --out"
             ) from None
         try:
+            if old_path(out).exists() and not out.exists():  # killed while it was replaced
+                old_path(out).rename(out)
+            refuse_existing(out, force)
             if staging.exists() and not resume:
                 shutil.rmtree(staging)
             staging.mkdir(exist_ok=True)
             yield staging
-            _publish(staging, out)
+            _publish(staging, out, force)
         finally:
             if not resume:
                 shutil.rmtree(staging, ignore_errors=True)
             lock_path.unlink(missing_ok=True)
 
 
-def _publish(staging: Path, out: Path) -> None:
-    """Move `staging` to `out`; an old `out` steps aside first and goes last."""
-    if not out.exists():
-        staging.rename(out)
-        return
-    old = out.with_name(f".{out.name}.old")
+def _publish(staging: Path, out: Path, force: bool) -> None:
+    """Move `staging` to `out`; an old `out` steps aside first, comes back on a failure, and goes last."""
+    refuse_existing(out, force)  # it may have appeared meanwhile
+    old = old_path(out)
     shutil.rmtree(old, ignore_errors=True)
-    out.rename(old)
-    staging.rename(out)
-    shutil.rmtree(old)
+    try:
+        if out.exists():
+            out.rename(old)
+        staging.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
