@@ -1,16 +1,12 @@
 """Asking a worker: a fresh process per question, whose failure is one line and which never outlives us."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError
-
-HOME = Path(__file__).resolve().parent.parent
+from devices.process import command, environment
 
 
 def ask(request: dict[str, Any], name: str) -> dict[str, Any]:
@@ -19,14 +15,13 @@ def ask(request: dict[str, Any], name: str) -> dict[str, Any]:
     Whatever ends this call, Ctrl-C included, ends the worker too.
     """
     process = subprocess.Popen(
-        # -P: a folder called bench where the user happens to stand must not be taken for ours.
-        [sys.executable, "-P", "-m", "bench.worker"],
+        command("bench.worker"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env=_environment(),
+        env=environment(),
     )
     try:
         out, err = process.communicate(json.dumps(request))
@@ -40,12 +35,6 @@ def ask(request: dict[str, Any], name: str) -> dict[str, Any]:
         except (ValueError, IndexError):
             raise UserError(f"{name}: the worker answered no JSON ({out[-80:]!r}); run it again") from None
     raise _failure(process.returncode, err, name)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the rooms importable where they are run from a checkout that is not installed."""
-    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
 
 
 def _failure(code: int, err: str, name: str) -> UserError:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bench import result
 from bench.process import ask
 from bench.workloads import Workload, workload_for
 from devices import profiles
 from devices.artifact import Artifact, open_artifact
 from devices.errors import UserError
-from devices.files import sha256, write_json
+from devices.files import refuse_unwritable, sha256, write_json
+from devices.progress import Progress
 
 ROUNDS = 5
 
@@ -69,20 +68,20 @@ def bench(
     _tell_scaled(opened, plans, say)
     _check_asked(opened, chosen)
     corpus = _corpus(chosen)
-    prepare(out)
+    refuse_unwritable(out)
     rounds: list[list[dict[str, Any]]] = [[] for _ in opened]
     order = _schedule(len(opened), chosen.rounds, chosen.seed)
     judged = sum(_has_quality(artifact, chosen) for artifact in opened)
-    with tqdm(total=len(order) + judged, unit="run", disable=None if progress else True, leave=False) as bar:
+    with Progress(len(order) + judged, "bench", "run", progress) as bar:
         # Quality first: a text that does not fit is known before the rounds, and every file is in the page
         # cache when the first of them loads it.
         qualities = []
         for artifact in opened:
-            bar.set_description(f"{artifact.name}: quality")
+            bar.name(f"{artifact.name}: quality")
             qualities.append(_quality(artifact, chosen, corpus))
             bar.update(_has_quality(artifact, chosen))
         for at in order:
-            bar.set_description(opened[at].name)
+            bar.name(opened[at].name)
             rounds[at].append(ask(_request(opened[at], plans[at], chosen), str(opened[at].path)))
             bar.update()
     results = [
@@ -91,16 +90,10 @@ def bench(
             opened, artifacts, plans, rounds, qualities, strict=True
         )
     ]
+    out.mkdir(parents=True, exist_ok=True)
     for one in results:
         write_json(result.place(out, one), one)
     return results
-
-
-def prepare(out: Path) -> None:
-    """Make the results' folder now: a place that cannot be written is better known before an hour's work."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, and --out names a folder of results; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _open(artifacts: Sequence[Path]) -> list[Artifact]:

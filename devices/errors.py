@@ -12,6 +12,11 @@ class CheckFailed(Exception):  # noqa: N818 - a check that did not hold is an ou
     """A promise about numbers did not hold (parity, a gate, a budget). One line. Exit code 1."""
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra; from the checkout, since the name may be another's in an index."""
+    return "in the checkout: pip install " + ("." if extra == "base" else f"'.[{extra}]'")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a `name` that is no `kind` we know, with the nearest names first."""
     names = list(known)

@@ -9,7 +9,6 @@ prompt followed by cached steps.
 import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from devices.artifact import Artifact
-from devices.errors import CheckFailed, UserError
+from devices.errors import CheckFailed, UserError, install
 from devices.files import cache_folder
+from devices.process import command, environment
 from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, load_tokenizer
 from export.architecture import Architecture
@@ -97,22 +97,19 @@ def lengths(ids: np.ndarray) -> tuple[int, int]:
 
 
 def _run_child(arguments: list[str]) -> None:
-    """Run the reference process with this checkout or installation on its path."""
-    here = str(Path(__file__).resolve().parent.parent)
-    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-m", "export.reference", *arguments]
+    """Run the reference process; UserError with its last line where it fails."""
     done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        command("export.reference", *arguments),
+        env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(
             f"{arguments[0]}: PyTorch could not run it for the parity check ({last[:300]}); "
-            "install toolchain[host], or export with --no-parity"
+            f"if packages are missing, {install('host')}; or export with --no-parity"
         )
 
 

@@ -14,6 +14,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from devices.errors import install
 from devices.files import cache_folder
 from devices.machine import environment, version
 
@@ -102,7 +103,7 @@ def packages(extra: str) -> list[Check]:
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return [Check("packaging", extra, "missing", f"not installed; {mend(extra)}")]
+        return [Check("packaging", extra, "missing", f"not installed; {install(extra)}")]
     wanted = [Requirement(line) for line in requirements(extra)]
     if not wanted:
         return [Check(extra, extra, "warn", "no list of requirements found; install the toolchain package")]
@@ -112,17 +113,10 @@ def packages(extra: str) -> list[Check]:
 def _package(name: str, allowed: "SpecifierSet", extra: str) -> Check:
     found, use = version(name), NEEDED_FOR.get(name, EXTRAS[extra])
     if found is None:
-        return Check(name, extra, "missing", f"not installed, needed by {use}; {mend(extra)}")
+        return Check(name, extra, "missing", f"not installed, needed by {use}; {install(extra)}")
     if found.split("+")[0] not in allowed:
-        return Check(name, extra, "warn", f"{found}, but {allowed} is what was tested; {mend(extra)}")
+        return Check(name, extra, "warn", f"{found}, but {allowed} is what was tested; {install(extra)}")
     return Check(name, extra, "ok", found)
-
-
-def mend(extra: str) -> str:
-    """The command that installs an extra; from the checkout, since the name may be another's in an index."""
-    return (
-        "in the checkout: pip install ." if extra == "base" else f"in the checkout: pip install '.[{extra}]'"
-    )
 
 
 def runtime() -> Check:
@@ -185,7 +179,7 @@ def torch_device(file: Path | None = None) -> Check:
     """Whether torch is a CPU or a CUDA build, read from its version file: importing it takes seconds."""
     spec = importlib.util.find_spec("torch")
     if file is None and (spec is None or spec.origin is None):
-        return Check("torch device", "host", "missing", f"torch is not installed; {mend('host')}")
+        return Check("torch device", "host", "missing", f"torch is not installed; {install('host')}")
     text = (file or Path(str(spec and spec.origin)).with_name("version.py")).read_text(encoding="utf-8")
     line = next((x for x in text.splitlines() if x.startswith("cuda") and "=" in x), "cuda = None")
     built = line.split("=", 1)[1].strip().strip("'\"")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from devices.errors import CheckFailed, UserError, unknown
+from devices.errors import CheckFailed, UserError, install, unknown
 from toolchain import __version__
 
 # In the order in which a model passes through them. Each module holds one click command named `command`.
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> Any:
     except CheckFailed as error:
         _fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; run the same command again to go on", 130)
+        _fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing in ROOMS:
             raise
-        _fail(f"this needs {missing}, which is not installed; pip install 'toolchain[host]' brings it", 2)
+        _fail(f"this needs {missing}, which is not installed; {install('host')}", 2)
     except MemoryError:
         _fail("out of memory; use a smaller model, batch or window, or a machine with more", 2)
     except OSError as error:
@@ -92,6 +92,7 @@ MENDABLE = {
     errno.EPERM: "choose a place you may read and write",
     errno.EROFS: "choose a place that can be written",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "a file stands where a folder is needed; choose another place",
     errno.ENOTDIR: "part of the path is a file",
     errno.EISDIR: "a folder stands where a file is needed",
 }
