@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 from devices.errors import UserError, unknown
@@ -90,7 +90,7 @@ def describe(config: Mapping[str, Any]) -> Architecture:
         inner=_count(config, keys["inner"], 4 * hidden),
         vocab=_count(config, "vocab_size"),
         positions=_count(config, keys["positions"]),
-        eps=float(config.get(keys["eps"], 1e-5 if family.norm == "layer" else 1e-6)),
+        eps=_number(config, keys["eps"], 1e-5 if family.norm == "layer" else 1e-6),
         activation=_one_of(
             config.get(keys["activation"], "gelu_new" if name == "gpt2" else "silu"), ACTIVATIONS
         ),
@@ -115,6 +115,30 @@ def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     return value
 
 
+def _number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = config.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
+        raise UserError(f"config.json: {key} must be a positive number, found {value!r}; mend the config")
+    return float(value)
+
+
+def _list(config: Mapping[str, Any], key: str) -> list[Any]:
+    """config[key], empty where it is null or not there."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, list):
+        raise UserError(f"config.json: {key} must be a list, found {value!r}; mend the config")
+    return value or []
+
+
+def _table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """config[key], empty where it is null or not there."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"config.json: {key} must be an object, found {value!r}; mend the config")
+    return dict(value or {})
+
+
 def _one_of(name: Any, known: Iterable[str]) -> str:
     if name not in known:
         raise unknown("activation", str(name), known)
@@ -122,22 +146,31 @@ def _one_of(name: Any, known: Iterable[str]) -> str:
 
 
 def _labels(config: Mapping[str, Any]) -> int | None:
-    if not any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+    if not any(str(name).endswith("ForSequenceClassification") for name in _list(config, "architectures")):
         return None
-    names = config.get("id2label")
-    return len(names) if names else _count(config, "num_labels", 2)
+    return len(label_names(config)) or _count(config, "num_labels", 2)
+
+
+def label_names(config: Mapping[str, Any]) -> list[str]:
+    """A classifier's labels by `id2label`, in the order of their numbers; empty where it has none."""
+    names = {str(number): label for number, label in _table(config, "id2label").items()}
+    if sorted(names) != sorted(map(str, range(len(names)))):
+        raise UserError(
+            f"config.json: id2label must number its labels from 0, found {list(names)}; mend the config"
+        )
+    return [str(names[str(i)]) for i in range(len(names))]
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings in transformers 5's form, from its `rope_parameters` or the older two keys."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    rope = _table(config, "rope_parameters") or _table(config, "rope_scaling")
+    rope["rope_theta"] = _number(rope, "rope_theta", _number(config, "rope_theta", 10000.0))
+    rope["rope_type"] = str(rope.get("rope_type") or rope.get("type") or "default")
     if rope["rope_type"] not in ROPES:
-        raise unknown("rope type", str(rope["rope_type"]), ROPES)
+        raise unknown("rope type", rope["rope_type"], ROPES)
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError("config.json: partial rotary positions are not supported; choose another model")
-    return rope
+    return rope | {key: _number(rope, key) for key in ROPES[rope["rope_type"]]}
 
 
 def _windows(family: Family, config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
@@ -147,9 +180,14 @@ def _windows(family: Family, config: Mapping[str, Any], layers: int) -> tuple[in
         window = None
     if config.get("model_type") == "llama" or not window:
         return (None,) * layers
+    window = _count(config, "sliding_window")
     first = config.get("max_window_layers", 28) if family.window_switch else 0
+    if type(first) is not int:
+        raise UserError(
+            f"config.json: max_window_layers must be a whole number, found {first!r}; mend the config"
+        )
     default = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-    types = config.get("layer_types") or default
+    types = _list(config, "layer_types") or default
     if len(types) != layers:
         raise UserError(f"config.json: {len(types)} layer_types for {layers} layers; mend the config")
     return tuple(window if kind == "sliding_attention" else None for kind in types)
@@ -206,6 +244,16 @@ def expected_tensors(arch: Architecture) -> dict[str, Shape]:
 def parameters(arch: Architecture) -> int:
     """Number of weights, a tied embedding counted once."""
     return sum(prod(shape) for shape in expected_tensors(arch).values())
+
+
+def describe_model(arch: Architecture) -> dict[str, Any]:
+    """What manifests and results say of a model: its type, its counts and its number of weights."""
+    counts = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "positions")
+    return {
+        "model_type": arch.model_type,
+        **{key: getattr(arch, key) for key in counts},
+        "parameters": parameters(arch),
+    }
 
 
 def check(checkpoint: Checkpoint) -> Architecture:

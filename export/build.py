@@ -12,11 +12,11 @@ import onnx
 
 from devices.artifact import GRAPH, Artifact, seal
 from devices.errors import CheckFailed, UserError
-from devices.files import read_json, refuse_existing, staged, write_json
+from devices.files import read_record, refuse_existing, staged, write_json
 from devices.machine import version
 from devices.session import open_session
 from export import parity as checks
-from export.architecture import Architecture, check, parameters
+from export.architecture import Architecture, check, describe_model, label_names
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.graph import write_graph
 from export.recipes import Recipe, find_recipe
@@ -50,11 +50,11 @@ def export(
         CheckFailed: the graph is not the model.
     """
     checkpoint, out, chosen = Path(checkpoint), Path(out), find_recipe(recipe)
-    refuse_existing(out, force)
     if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
     if out.resolve() in checkpoint.resolve().parents:
         raise UserError(f"{out}: holds the checkpoint; choose another --out")
+    refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
     arch = check(opened)
     name = identity(checkpoint)
@@ -103,7 +103,7 @@ def _inspect(folder: Path, chosen: Recipe) -> None:
 def _manifest(
     opened: Checkpoint, arch: Architecture, chosen: Recipe, sha256: str, name: str, stored: dict[str, int]
 ) -> dict[str, Any]:
-    lineage = {key: _record(opened.path / f"{key}.json") for key in ("compression", "training", "glue")}
+    lineage = {key: read_record(opened.path / f"{key}.json") for key in ("compression", "training", "glue")}
     packages = ("onnx", "onnx_ir", "onnxruntime", "numpy")
     return {
         "kind": arch.kind,
@@ -115,35 +115,20 @@ def _manifest(
         "lineage": {"checkpoint": {"name": opened.path.resolve().name, "sha256": sha256}, **lineage},
         "parity": None,
         "bytes": stored,
-        "task": _task(arch, opened, lineage["glue"]),
+        "task": describe_task(arch, opened.config, lineage["glue"]),
         "versions": {package: version(package) for package in packages},
     }
 
 
-def describe_model(arch: Architecture) -> dict[str, Any]:
-    """The manifest's `model`: what it is and its counts."""
-    counts = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "positions")
-    return {
-        "model_type": arch.model_type,
-        **{key: getattr(arch, key) for key in counts},
-        "parameters": parameters(arch),
-    }
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    return read_json(path, "where the checkpoint comes from") if path.is_file() else None
-
-
-def _task(arch: Architecture, opened: Checkpoint, glue: dict[str, Any] | None) -> dict[str, Any] | None:
+def describe_task(
+    arch: Architecture, config: dict[str, Any], glue: dict[str, Any] | None
+) -> dict[str, Any] | None:
     """What a classifier decides: its glue.json's task, or the labels of its config where it has none."""
     if arch.kind == "decoder":
         return None
     if glue is None:
-        labels = [
-            label
-            for _, label in sorted((opened.config.get("id2label") or {}).items(), key=lambda kv: int(kv[0]))
-        ]
-        return {"name": None, "columns": None, "labels": labels or None, "metric": None, "problem": None}
+        labels = label_names(config) or None
+        return {"name": None, "columns": None, "labels": labels, "metric": None, "problem": None}
     return {
         "name": glue.get("task"),
         **{key: glue.get(key) for key in ("columns", "labels", "metric", "problem")},

@@ -54,11 +54,6 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
 
-    @property
-    def model_type(self) -> str:
-        """The architecture's name in config.json, '' where it names none."""
-        return str(self.config.get("model_type", ""))
-
     def read(self, name: str) -> np.ndarray:
         """The tensor `name` as float32, in memory of its own; UserError where missing or no float."""
         info = self._info(name)

@@ -111,6 +111,11 @@ FAMILIES: dict[str, Family] = {
 }
 GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # by tanh
 ACTIVATIONS = (*GELUS, "gelu", "relu", "silu", "swish")
-ROPES = ("default", "linear", "llama3")
+# Kinds of rotary positions, each with the numbers it needs.
+ROPES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 HEAD = "lm_head.weight"
 SCORE = "score.weight"

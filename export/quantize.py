@@ -57,18 +57,6 @@ def quantize(
     return Quantized(_pack(levels, bits), scales, packed_zeros, bits, block)
 
 
-def dequantize(quantized: Quantized, size: int) -> np.ndarray:
-    """The float32 matrix [out, size] that the operators compute with."""
-    levels = _unpack(quantized.packed, quantized.bits).astype(np.float32)
-    middle = np.float32(1 << (quantized.bits - 1))
-    zeros: np.ndarray | np.float32 = middle
-    if quantized.zeros is not None:
-        blocks = quantized.scales.shape[1]
-        zeros = _unpack(quantized.zeros, quantized.bits)[:, :blocks, None].astype(np.float32)
-    values = (levels - zeros) * quantized.scales[..., None]
-    return values.reshape(len(values), -1)[:, :size]
-
-
 def _blocks(weight: np.ndarray, block: int) -> Iterator[np.ndarray]:
     """Groups of rows as [rows, blocks, block], padded with zeros."""
     out, size = weight.shape
@@ -153,9 +141,3 @@ def _pack(levels: np.ndarray, bits: int) -> np.ndarray:
     if levels.shape[-1] % 2:
         levels = np.concatenate([levels, np.zeros((*levels.shape[:-1], 1), np.uint8)], -1)
     return levels[..., 0::2] | (levels[..., 1::2] << 4)
-
-
-def _unpack(packed: np.ndarray, bits: int) -> np.ndarray:
-    if bits == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)

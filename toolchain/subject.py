@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from devices.files import read_json
+from devices.files import read_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,20 +51,17 @@ def _artifact(path: Path) -> Subject:
 
 def _checkpoint(path: Path) -> Subject:
     """A checkpoint under the same keys as an artifact, so that a report joins the two."""
-    from export.architecture import check, parameters
+    from export.architecture import check, describe_model
+    from export.build import describe_task
     from export.checkpoint import identity, open_checkpoint
 
     opened = open_checkpoint(path)
     arch = check(opened)
     hash_, name = identity(path), path.resolve().name
-    model = {
-        "model_type": arch.model_type,
-        **{key: getattr(arch, key) for key in ("layers", "hidden", "heads", "kv_heads", "head_dim")},
-        **{"vocab": arch.vocab, "positions": arch.positions, "parameters": parameters(arch)},
-    }
-    lineage = {key: _record(path / f"{key}.json") for key in ("compression", "training", "glue")}
+    model = describe_model(arch)
+    lineage = {key: read_record(path / f"{key}.json") for key in ("compression", "training", "glue")}
     glue = lineage["glue"]
-    keys = ("columns", "labels", "metric", "problem", "max_tokens")
+    task = describe_task(arch, opened.config, glue) if glue else None
     about = {
         "type": "checkpoint",
         "name": name,
@@ -77,20 +74,16 @@ def _checkpoint(path: Path) -> Subject:
         "file_bytes": sum(file.stat().st_size for file in {info.file for info in opened.tensors.values()}),
         "model": model,
         "lineage": {"checkpoint": {"name": name, "sha256": hash_}, **lineage},
-        "task": {"name": glue.get("task"), **{key: glue.get(key) for key in keys}} if glue else None,
+        "task": task,
         "parity": None,
     }
-    max_tokens = (about["task"] or {}).get("max_tokens") or arch.positions
+    max_tokens = (glue or {}).get("max_tokens") or arch.positions
     return Subject(
         path,
         about,
         logits=lambda: _torch_logits(path),
         classify=lambda rows: _torch_classify(path, rows, min(max_tokens, arch.positions)),
     )
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    return read_json(path, "how the checkpoint was made") if path.is_file() else None
 
 
 def _torch_logits(path: Path) -> "Callable[[np.ndarray], np.ndarray]":

@@ -43,7 +43,7 @@ def raw(path: Path, header: object, data: bytes = b"") -> Path:
 def test_reads_what_safetensors_wrote(tmp_path):
     """Shapes, names and values are those that the safetensors package wrote; floats come as float32."""
     opened = open_checkpoint(folder(tmp_path / "m"))
-    assert opened.model_type == "gpt2"
+    assert opened.config["model_type"] == "gpt2"
     assert {name: info.shape for name, info in opened.tensors.items()} == {"a": (2, 3), "b": (4,)}
     np.testing.assert_array_equal(opened.read("a"), WEIGHTS["a"])
     assert opened.read("b").dtype == np.float32

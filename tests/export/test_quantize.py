@@ -3,7 +3,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.quantize import dequantize, fit_block, quantize
+from export.quantize import fit_block, quantize
 
 RNG = np.random.default_rng(0)
 
@@ -23,6 +23,22 @@ def slow(weight, bits, block, symmetric):
             levels = [min(max(round(w / (scale or 1)) + zero, 0), 2**bits - 1) for w in part]
             found.append([(level - zero) * scale for level in levels])
     return np.array(found).reshape(out, -1)[:, :size]
+
+
+def unpack(packed, bits):
+    """Levels of packed bytes."""
+    if bits == 8:
+        return packed
+    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)
+
+
+def dequantize(found, size):
+    """The matrix [out, size] that a quantized one stands for, by the format's formula."""
+    levels, zeros = unpack(found.packed, found.bits).astype(np.float32), np.float32(1 << (found.bits - 1))
+    if found.zeros is not None:
+        zeros = unpack(found.zeros, found.bits)[:, : found.scales.shape[1], None].astype(np.float32)
+    values = (levels - zeros) * found.scales[..., None]
+    return values.reshape(len(values), -1)[:, :size]
 
 
 def product(x, found, size):
