@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from devices.files import sha256, write_json
+from devices.files import refuse_unwritable, sha256, write_json
 from toolchain.subject import Subject, open_subject
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def evaluate(
     """
     found = open_subject(Path(subject))
     about = found.about
+    if out is not None:
+        refuse_unwritable(out)
     if about["kind"] == "decoder":
         _refuse(found, "--task", task, "a decoder; fine-tune it first with `toolchain glue`")
         quality = {"perplexity": _perplexity(found, corpus or "stdlib", window, blocks), "task": None}
@@ -86,9 +88,8 @@ def _file_name(result: dict[str, Any]) -> str:
 
 def _perplexity(found: Subject, corpus: str, window: int | None, blocks: int | None) -> dict[str, Any]:
     """The result's `perplexity`, from all of the corpus's text as one stream of ids."""
-    from tqdm import tqdm
-
     from bench.quality import default_window, perplexity, windows
+    from devices.progress import Progress
     from devices.text import encode_text, load_tokenizer, read_text
     from toolchain.corpus import heldout_file
 
@@ -106,7 +107,7 @@ def _perplexity(found: Subject, corpus: str, window: int | None, blocks: int | N
         )
     cut = windows(ids, window, blocks)
     compute = found.logits()
-    with tqdm(total=len(cut), desc="perplexity", unit="window", leave=False, disable=None) as bar:
+    with Progress(len(cut), f"perplexity of {found.about['name']}", "window") as bar:
 
         def logits(block: "np.ndarray") -> "np.ndarray":
             bar.update(len(block))

@@ -7,6 +7,7 @@ import pytest
 from devices.errors import UserError
 from devices.text import encode_text, load_tokenizer
 from export.build import export
+from toolchain.cli.evaluate import figure
 from toolchain.evaluate import evaluate
 from toolchain.glue.finetune import finetune
 from toolchain.glue.tasks import load_task
@@ -199,6 +200,22 @@ def test_what_is_no_model_is_one_line(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a checkpoint"):
         evaluate(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["file", "file/results"])
+def test_a_place_that_cannot_be_written_is_known_before_measuring(pair, corpus_file, tmp_path, place):
+    """--out is looked at first: no window is computed for a result that has no place."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        evaluate(pair[0], corpus=str(tmp_path / "none.txt"), out=tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "not finite"), (12.345, "12.35"), (3.0123e7, "3.012e+07")]
+)
+def test_perplexities_are_written_short(value, text):
+    """Two decimals, four digits beyond 100,000."""
+    assert figure(value) == text
 
 
 def test_the_command_prints_a_line_or_json(pair, corpus_file, main):

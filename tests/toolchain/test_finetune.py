@@ -229,6 +229,37 @@ def test_an_existing_folder_stays_without_force(small, task, tmp_path):
         glue(small["gpt2"], [str(task.path)], tmp_path / "out")
 
 
+def test_a_finished_task_is_used_again(small, task, tmp_path, monkeypatch):
+    """Several tasks, the second interrupted: the same call again trains only what is missing."""
+    other = write_task(tmp_path / "other", name="other")
+    tasks, out, real = [str(task.path), str(other.path)], tmp_path / "out", finetune
+    settings = {"epochs": 1, "rows": 32}
+
+    def interrupted(model, task, *args, **kwargs):
+        if task.name == "other":
+            raise KeyboardInterrupt
+        return real(model, task, *args, **kwargs)
+
+    monkeypatch.setattr("toolchain.glue.finetune.finetune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        glue(small["gpt2"], tasks, out, **settings)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="tone: already exists"):
+        glue(small["gpt2"], tasks, out, **{**settings, "lr": 1e-4})
+    before, said = (out / "tone" / "glue.json").stat().st_mtime_ns, []
+    records = glue(small["gpt2"], tasks, out, say=said.append, **settings)
+    assert [record["task"] for record in records] == ["tone", "other"]
+    assert (out / "tone" / "glue.json").stat().st_mtime_ns == before
+    assert "used again" in said[0] and said[1].startswith("other: epoch 1 of 1")
+
+
+def test_a_task_named_twice_is_refused(small, task, tmp_path):
+    """Before anything is trained."""
+    with pytest.raises(UserError, match="tone is named twice"):
+        glue(small["gpt2"], [str(task.path)] * 2, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_task_is_found_before_training_begins(small, task, tmp_path):
     """A misspelt second task stops the command before the first is trained."""
     with pytest.raises(UserError, match="did you mean docs-order"):

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from toolchain.cli.evaluate import figure
+
 
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -113,6 +115,5 @@ def _quality(quality: dict[str, Any]) -> str:
     if quality["task"]:
         return f"{quality['task']['metric']} {quality['task']['value']:.3f}"
     if quality["perplexity"]:
-        value = quality["perplexity"]["value"]
-        return "perplexity not finite" if value is None else f"perplexity {value:.2f}"
+        return f"perplexity {figure(quality['perplexity']['value'])}"
     return ""

@@ -46,12 +46,18 @@ def command(
     click.echo(json.dumps(result, indent=2) if as_json else sentence(result))
 
 
+def figure(perplexity: float | None) -> str:
+    """A perplexity with two decimals; one beyond 100,000 says only that the model is broken, and how badly."""
+    if perplexity is None:
+        return "not finite"
+    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{perplexity:.4g}"
+
+
 def sentence(result: dict[str, Any]) -> str:
     """The result in a line of plain words."""
     name, quality = result["subject"]["name"], result["quality"]
     if task := quality["task"]:
         return f"{name}: {task['metric']} {task['value']:.3f} on {task['rows']} dev rows of {task['name']}"
     found = quality["perplexity"]
-    value = "not finite" if found["value"] is None else f"{found['value']:.2f}"
     cut = f"{found['tokens']} tokens in {found['blocks']} windows of {found['window']}"
-    return f"{name}: perplexity {value} on {found['corpus']['name']} ({cut})"
+    return f"{name}: perplexity {figure(found['value'])} on {found['corpus']['name']} ({cut})"

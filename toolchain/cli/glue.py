@@ -62,7 +62,8 @@ def command(
 ) -> None:
     """Fine-tune MODEL, a checkpoint folder, on labelled tasks; the best epoch of each is kept in OUT/TASK.
 
-    `docs-kind` and `docs-order` are made from Python's own documentation and need no --data.
+    `docs-kind` and `docs-order` are made from Python's own documentation and need no --data. A task that an
+    earlier, identical call finished is not trained again.
 
     \b
     Example:

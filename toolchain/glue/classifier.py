@@ -59,15 +59,15 @@ def predict(
     """Logits float32 [rows, labels] in the order given; rows of like length run together."""
     import numpy as np
     import torch
-    from tqdm import tqdm
+
+    from devices.progress import Progress
 
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     pieces = []
-    with torch.inference_mode():
-        for start in tqdm(
-            range(0, len(order), batch), desc="classify", unit="batch", leave=False, disable=None
-        ):
+    with torch.inference_mode(), Progress(len(order), "classify", "row") as bar:
+        for start in range(0, len(order), batch):
             inputs = pad([rows[row] for row in order[start : start + batch]], model.config.pad_token_id)
             logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
             pieces.append(logits.float().cpu().numpy())
+            bar.update(len(pieces[-1]))
     return np.concatenate(pieces)[np.argsort(order)]

@@ -23,11 +23,6 @@ KIND_WORDS = (3, 40)  # fewest and most words of a row of docs-kind
 ORDER_WORDS = (6, 25)
 WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")
 
-# The description of each task: what stands in its task.toml beside the name.
-TASKS = {
-    "docs-kind": ("Does this documentation stand in a class or in a function", ("class", "function")),
-    "docs-order": ("Were two neighbouring words of this sentence swapped", ("kept", "swapped")),
-}
 TASK_TOML = """\
 name = "{name}"
 description = "{description}"
@@ -56,16 +51,15 @@ def make_tasks(
     if min(train_rows, dev_rows) < 2:
         raise UserError(f"docs tasks: {train_rows} train and {dev_rows} dev rows; each needs at least 2")
     with staged(out, force=force) as staging:
-        for name, examples in EXAMPLES.items():
+        for name, (description, labels, examples) in TASKS.items():
             folder = staging / name
             folder.mkdir(parents=True)
             split = examples(random.Random(f"{name} {seed}"), train_rows, dev_rows)
             for part, rows in split.items():
                 _write_tsv(folder / f"{part}.tsv", rows)
-            description, labels = TASKS[name]
             text = TASK_TOML.format(name=name, description=description, labels=labels)
             (folder / "task.toml").write_text(text, encoding="utf-8")
-    return [out / name for name in EXAMPLES]
+    return [out / name for name in TASKS]
 
 
 def made() -> Path:
@@ -158,9 +152,18 @@ def swap(sentence: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-EXAMPLES: dict[str, Callable[[random.Random, int, int], Split]] = {
-    "docs-kind": kind_examples,
-    "docs-order": order_examples,
+# What stands in each task's task.toml beside the name, and what draws its rows.
+TASKS: dict[str, tuple[str, tuple[str, str], Callable[[random.Random, int, int], Split]]] = {
+    "docs-kind": (
+        "Does this documentation stand in a class or in a function",
+        ("class", "function"),
+        kind_examples,
+    ),
+    "docs-order": (
+        "Were two neighbouring words of this sentence swapped",
+        ("kept", "swapped"),
+        order_examples,
+    ),
 }
 
 

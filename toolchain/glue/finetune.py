@@ -3,11 +3,12 @@
 import shutil
 import time
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import read_json, staged, write_json
+from devices.files import read_record, refuse_existing, sha256, staged, write_json
 from toolchain import __version__
 from toolchain.glue.tasks import Task, load_task, sample
 
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MAX_TOKENS = 128  # GLUE's customary length; the published scripts of the study use it too
-# Beside config and weights a classifier keeps what its base says about text.
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "LICENSE",
-)
 
 
 def task_loss(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
@@ -65,48 +55,63 @@ def finetune(
     Raises:
         UserError: unknown method, a checkpoint or data that cannot be read, a loss that is not a number.
     """
-    from export.architecture import check
-    from export.checkpoint import identity, open_checkpoint
     from toolchain.quiet import quiet
 
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
     model, out = Path(model), Path(out)
-    positions = check(open_checkpoint(model)).positions
-    if max_tokens is not None and max_tokens > positions:
-        raise UserError(
-            f"{model}: has {positions} positions, {max_tokens} tokens do not fit; lower max tokens"
-        )
-    max_tokens = max_tokens or min(MAX_TOKENS, positions)
+    settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
+    asked = request(model, task, method, settings, max_tokens, rows)
     train, dev = sample(task.rows("train"), rows, seed), task.rows("dev")
     start = time.monotonic()
     with staged(out, force=force) as staging:
-        data = [encoded(model, task, part, max_tokens) for part in (train, dev)]
-        settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
+        data = [encoded(model, task, part, asked["max_tokens"]) for part in (train, dev)]
         with quiet():
             trainer = _trainer(model, task, data, staging / "snapshots", method, settings, say)
             trainer.train()
             _save(trainer, model, staging)
         values = [entry["eval_value"] for entry in trainer.state.log_history if "eval_value" in entry]
         record = {
-            "schema": SCHEMA,
-            "toolchain": __version__,
-            "base": {"name": model.resolve().name, "sha256": identity(model)},
-            "task": task.name,
-            **{key: value for key, value in task.summary().items() if key != "name"},
-            "method": method,
+            **asked,
             "value": max(values),
             "values": values,  # after each epoch
-            **settings,
-            "max_tokens": max_tokens,
-            "rows": len(train),
-            "dev_rows": len(dev),
             "hours": round((time.monotonic() - start) / 3600, 4),
-            "compression": _record(model / "compression.json"),
-            "training": _record(model / "training.json"),
+            "compression": read_record(model / "compression.json"),
+            "training": read_record(model / "training.json"),
         }
         write_json(staging / "glue.json", record)
     return record
+
+
+def request(
+    model: Path, task: Task, method: str, settings: dict[str, Any], max_tokens: int | None, rows: int | None
+) -> dict[str, Any]:
+    """The part of glue.json that is known beforehand: two runs with the same one give the same classifier.
+
+    UserError for an unknown method, a checkpoint or data that cannot be read, or too long rows.
+    """
+    from export.architecture import check
+    from export.checkpoint import identity, open_checkpoint
+
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    positions = check(open_checkpoint(model)).positions
+    if max_tokens is not None and max_tokens > positions:
+        raise UserError(
+            f"{model}: has {positions} positions, {max_tokens} tokens do not fit; lower max tokens"
+        )
+    train, dev = sample(task.rows("train"), rows, settings["seed"]), task.rows("dev")
+    return {
+        "schema": SCHEMA,
+        "toolchain": __version__,
+        "base": {"name": model.resolve().name, "sha256": identity(model)},
+        "task": task.name,
+        **{key: value for key, value in task.summary().items() if key != "name"},
+        "data": {split: sha256(task.path / task.files[split]) for split in ("train", "dev")},
+        "method": method,
+        **settings,
+        "max_tokens": max_tokens or min(MAX_TOKENS, positions),
+        "rows": len(train),
+        "dev_rows": len(dev),
+    }
 
 
 def glue(
@@ -121,16 +126,37 @@ def glue(
 ) -> list[dict[str, Any]]:
     """Fine-tune on each of `tasks`, each into the folder `out`/NAME; returns their glue.json in order.
 
-    All tasks are found before the first is trained, and each finished one stays if a later one fails.
+    `settings` are those of `finetune`. All tasks are found before the first is trained. Each finished one
+    stays if a later one fails; the same call again goes on behind it.
     """
-    from devices.files import refuse_existing
-
     if not tasks:
         raise UserError("--task: names no task; name one or several (toolchain list tasks)")
     found = [load_task(name, data) for name in tasks]
+    twice = [task.name for at, task in enumerate(found) if task.name in [other.name for other in found[:at]]]
+    if twice:
+        raise UserError(f"--task: {twice[0]} is named twice; name each task once")
+    done = {} if force else {task.name: finished(model, task, out / task.name, settings) for task in found}
     for task in found:
-        refuse_existing(out / task.name, force)
-    return [finetune(model, task, out / task.name, force=force, say=say, **settings) for task in found]
+        if done.get(task.name) is None:
+            refuse_existing(out / task.name, force)
+    records = []
+    for task in found:
+        record = done.get(task.name)
+        if record is not None:
+            say(f"{task.name}: finished before with these settings, {out / task.name} is used again")
+        records.append(record or finetune(model, task, out / task.name, force=force, say=say, **settings))
+    return records
+
+
+def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The glue.json in `out` where it is what `finetune` with these settings would make, else None."""
+    record = read_record(out / "glue.json")
+    if record is None:
+        return None
+    given = {name: parameter.default for name, parameter in signature(finetune).parameters.items()} | settings
+    schedule = {key: given[key] for key in ("epochs", "batch", "lr", "seed")}
+    asked = request(model, task, given["method"], schedule, given["max_tokens"], given["rows"])
+    return record if {key: record.get(key) for key in asked} == asked else None
 
 
 def encoded(model: Path, task: Task, rows: list, max_tokens: int) -> list[dict[str, Any]]:
@@ -264,12 +290,10 @@ def _trainer(
 
 def _save(trainer: "Trainer", base: Path, staging: Path) -> None:
     """The best epoch's weights, its config, and the base's text files; the snapshots go."""
+    from toolchain.compress.truncate import copy_inherited
+
     trainer.model.save_pretrained(staging, max_shard_size="1TB")  # type: ignore[union-attr,operator]
-    for name in TEXT_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, staging / name)
+    copy_inherited(base, staging)
+    # It may name other end tokens than the one that pads rows and stands between texts here.
+    (staging / "generation_config.json").unlink(missing_ok=True)
     shutil.rmtree(staging / "snapshots")
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    return read_json(path, "how the base was made") if path.exists() else None

@@ -1,34 +1,27 @@
-"""Fine-tuning's progress: a bar over steps on stderr, and a line of plain words after each epoch."""
+"""Fine-tuning's progress: how many steps are done, on stderr, and a line of plain words after each epoch."""
 
 from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
 from transformers import TrainerCallback
 
+from devices.progress import Progress
 from toolchain.glue.tasks import Task
 
 
 class Epochs(TrainerCallback):
-    """A bar where there is a terminal; the dev metric after each epoch told to `say`."""
+    """A bar or a line now and then over the steps; the dev metric after each epoch told to `say`."""
 
     def __init__(self, task: Task, say: Callable[[str], None]) -> None:
         self.task, self.say = task, say
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar."""
-        self.bar = tqdm(
-            total=state.max_steps,
-            desc=self.task.name,
-            unit="step",
-            leave=False,
-            disable=None,
-            dynamic_ncols=True,
-        )
+        self.bar = Progress(state.max_steps, self.task.name, "step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance the bar."""
-        self.bar.update(1)
+        self.bar.update()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
@@ -37,7 +30,6 @@ class Epochs(TrainerCallback):
         if metrics is None:
             return
         value = f"{self.task.metric} {metrics['eval_value']:.3f}"
-        self.bar.set_postfix_str(value)
         self.say(
             f"{self.task.name}: epoch {round(state.epoch)} of {round(args.num_train_epochs)}, dev {value}"
         )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError, unknown
+from toolchain.glue import docs_tasks
 from toolchain.glue.metrics import METRICS, PROBLEM_OF
 
 BUILT_IN = Path(__file__).parent / "tasks"
-MADE_HERE = ("docs-kind", "docs-order")  # made from the standard library's documentation: docs_tasks.py
 
 KEYS = ("name", "description", "folder", "problem", "metric", "labels", "range", "header", "columns", "files")
 COLUMNS = ("text_a", "text_b", "label")
@@ -73,7 +73,7 @@ class Task:
 
 def names() -> list[str]:
     """Tasks that can be named: those made here and the built-in layouts of GLUE."""
-    return [*MADE_HERE, *sorted(file.stem for file in BUILT_IN.glob("*.toml"))]
+    return [*docs_tasks.TASKS, *sorted(file.stem for file in BUILT_IN.glob("*.toml"))]
 
 
 def load_task(name_or_folder: str | Path, data: Path | None = None) -> Task:
@@ -88,10 +88,8 @@ def load_task(name_or_folder: str | Path, data: Path | None = None) -> Task:
     for folder in [Path(name)] if data is None else [data / name, Path(name)]:
         if (folder / "task.toml").is_file():
             return parse_task(folder / "task.toml", folder)
-    if name in MADE_HERE:
-        from toolchain.glue.docs_tasks import made
-
-        folder = made() / name
+    if name in docs_tasks.TASKS:
+        folder = docs_tasks.made() / name
         return parse_task(folder / "task.toml", folder)
     if (BUILT_IN / f"{name}.toml").is_file():
         return _built_in(name, data)
