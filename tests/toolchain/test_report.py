@@ -379,6 +379,18 @@ def test_the_story_tells_what_is_not_worth_having(tmp_path: Path) -> None:
     assert "not worth having: teacher, 12 layers in int8" in first
 
 
+def test_healing_is_told_of_students_of_one_depth(tmp_path: Path) -> None:
+    """A deeper cut that was trained is not what training made of a shallower one; far behind is said."""
+    results = [decoder(name, "fp32") for name in (TEACHER, "cut", "healed", "distilled")]
+    results[3]["subject"]["layers"] = 3
+    for made in results[2:]:
+        made["quality"]["perplexity"]["value"] = 100 * STUDENTS[TEACHER][2]
+    told = page_content(write(tmp_path / "results", *results))["story"]
+    healing = next(sentence for sentence in told if sentence.startswith("Cutting layers"))
+    assert healing.count(" tokens)") == 1
+    assert any(s.startswith("All students stay far behind") and "150k tokens" in s for s in told)
+
+
 def broken(change: Any) -> str:
     """A good result's text after `change` was done to it."""
     made = decoder("cut", "int8")

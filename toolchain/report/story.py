@@ -3,9 +3,10 @@
 from toolchain.report.join import Row
 from toolchain.report.lineage import Student
 from toolchain.report.tables import fronts
-from toolchain.report.units import mb, ms, percent, three
+from toolchain.report.units import mb, ms, percent, short_count, three
 
 Known = dict[str, Student]
+FAR = 2.0  # times the teacher's perplexity
 
 
 def story(rows: list[Row], every: list[Row], known: Known) -> list[str]:
@@ -21,6 +22,7 @@ def story(rows: list[Row], every: list[Row], known: Known) -> list[str]:
     best = best_student(rows, own)
     told = [headline(rows, best, whole)] if best else [_lone(rows)]
     told += [quantized(rows, teacher), healing(rows, own, whole), from_nothing(rows, own)]
+    told.append(far_behind(rows, own, whole))
     return [sentence for sentence in told + classifiers(every) if sentence]
 
 
@@ -106,9 +108,8 @@ def quantized(rows: list[Row], teacher: Student) -> str:
 
 
 def healing(rows: list[Row], own: list[Student], whole: Row) -> str:
-    """What cutting alone costs, and how much of it training wins back."""
-    made = [(s.compression or {}, plain(rows, s)) for s in own]
-    found = [(how.get("train") or "none", r) for how, r in made if r and how.get("init") == "truncate"]
+    """What cutting alone costs, and how much of it training wins back in students of the same depth."""
+    found = cut_students(rows, own)
     cut = [r for train, r in found if train == "none"]
     if not cut:
         return ""
@@ -120,9 +121,27 @@ def healing(rows: list[Row], own: list[Student], whole: Row) -> str:
     parts = [
         f"{three(r['perplexity'])} ({r['student'].rsplit(', ', 1)[-1]})"
         for train, r in found
-        if train != "none"
+        if train != "none" and r["layers"] == worst["layers"]
     ]
     return f"{text}; training brings it to {' and '.join(parts)}." if parts else f"{text}."
+
+
+def cut_students(rows: list[Row], own: list[Student]) -> list[tuple[str, Row]]:
+    """How each student that was cut from its teacher was trained ("none", ...), and its numbers."""
+    made = [(s.compression or {}, plain(rows, s)) for s in own]
+    return [(how.get("train") or "none", r) for how, r in made if r and how.get("init") == "truncate"]
+
+
+def far_behind(rows: list[Row], own: list[Student], whole: Row) -> str:
+    """Says so where even the best trained student has more than twice its teacher's perplexity."""
+    trained = [r for train, r in cut_students(rows, own) if train != "none"]
+    best = min(trained, key=lambda r: r["perplexity"], default=None)
+    if best is None or best["perplexity"] <= FAR * whole["perplexity"]:
+        return ""
+    amount = f" ({short_count(best['train_tokens'])} tokens)" if best["train_tokens"] else ""
+    text = f"All students stay far behind the teacher: the best trained one ({best['student']}) has "
+    text += f"{three(best['perplexity'] / whole['perplexity'])} times its perplexity."
+    return f"{text} Training so short{amount} does not bring back what was cut."
 
 
 def from_nothing(rows: list[Row], own: list[Student]) -> str:

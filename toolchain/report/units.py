@@ -6,13 +6,13 @@ UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def three(value: float | None) -> str:
-    """Three significant digits with thousands separated: 0.862, 21.0, 1,230, 45,700; '' for None."""
+    """Three significant digits with thousands separated: 0.862, 21.0, 1,230, 45,700, 3.01e+07; '' for None."""
     if value is None:
         return ""
     if value == 0:
         return "0"
     rounded = float(f"{value:.2e}")
-    if abs(rounded) >= 1e9 or abs(rounded) < 1e-4:
+    if abs(rounded) >= 1e6 or abs(rounded) < 1e-4:
         return f"{rounded:.2e}"
     decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
     return f"{rounded:,.{decimals}f}"
