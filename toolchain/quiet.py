@@ -1,23 +1,34 @@
 """Libraries that talk while they work, silenced: a command shows one bar, its own."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-class quiet:  # noqa: N801 - used as a function: `with quiet():`
+@contextmanager
+def quiet() -> Iterator[None]:
     """While it lasts transformers says errors only and draws no bars of its own."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        """Remember what transformers said before."""
-        from transformers.utils import logging
-
-        self.verbosity, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: Any) -> None:
-        """Let it speak as before."""
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.verbosity)
-        if self.bars:
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """While it lasts datasets draws no bars of its own."""
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            enable_progress_bar()

@@ -102,6 +102,8 @@ BAD = {
     "latin.txt": ("café ".encode("latin-1") * 50, "UTF-8"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": ', "cannot be read as json"),
     "other.jsonl": (b'{"body": "a"}\n', "no column 'text'"),
+    "numbers.jsonl": (b'{"text": 1}\n', "holds int64, not strings"),
+    "lists.jsonl": (b'{"text": ["a"]}\n', "not strings"),
     "fake.parquet": (b"not parquet at all", "cannot be read as parquet"),
     "picture.png": (b"\x89PNG", "cannot read '.png' files"),
     "one.txt": (b"A single paragraph leaves nothing to hold out or nothing to train on.", "holds no"),
@@ -118,6 +120,33 @@ def test_a_bad_corpus_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=cause) as error:
         load(str(path))
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a[1].txt", "b*.txt", "c?.txt"])
+def test_a_name_is_no_pattern(name: str, tmp_path: Path) -> None:
+    """Characters that a shell would expand stand for themselves."""
+    for other in ("a1.txt", "b2.txt", "c3.txt"):
+        (tmp_path / other).write_text("Not this one.")
+    (tmp_path / name).write_text("This one.")
+    assert list(load(str(tmp_path / name), str(tmp_path / name)).train["text"]) == ["This one."]
+
+
+def test_a_hub_corpus_that_cannot_be_built_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set whose files datasets cannot read is named, not traced."""
+    from datasets.exceptions import DatasetGenerationError
+
+    def fail(*_: object, **__: object) -> None:
+        raise DatasetGenerationError("An error occurred")
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(UserError, match=r"hub:a/b.*cannot be fetched"):
+        load("hub:a/b")
+
+
+def test_pack_names_a_missing_tokenizer(corpus_file: Path, tmp_path: Path) -> None:
+    """A model without tokenizer.json is one line."""
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+        pack(load(str(corpus_file)).train, tmp_path, 0, 16)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """A corpus by name or path: documents, a train and a held-out part, and a hash that names the text."""
 
-import contextlib
+import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devices.errors import UserError
 from devices.files import cache_folder
+from devices.text import load_tokenizer
 from toolchain.corpus import stdlib
+from toolchain.quiet import quiet_datasets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,7 @@ BUILDERS = {
     ".json": "json",
     ".parquet": "parquet",
 }
+STRINGS = ("string", "large_string", "string_view")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def load(spec: str, heldout: str | None = None) -> Corpus:
     Where `heldout` names no corpus of its own, one document in 20 is held out by the hash of its text.
 
     Raises:
-        UserError: nothing there, no text in it, no column `text`, a wrong encoding, an unreachable hub.
+        UserError: nothing there, no text in it, no column `text` of strings, a wrong encoding, an
+            unreachable hub.
     """
     from datasets import Dataset
 
@@ -78,12 +82,12 @@ def _documents(spec: str) -> "Dataset":
     """All documents of a file, a folder or a hub dataset, those without a word left out."""
     from datasets import concatenate_datasets
 
-    with _quiet():
+    with quiet_datasets():
         if spec.startswith("hub:"):
             parts = [_hub(*spec.split(":")[1:3])]
         else:
             parts = [_file(path) for path in _files(Path(spec))]
-        texts = concatenate_datasets([part.select_columns("text") for part in parts])
+        texts = concatenate_datasets(parts)
         return texts.filter(lambda text: bool(text and text.strip()), input_columns="text")
 
 
@@ -111,47 +115,44 @@ def _file(path: Path) -> "Dataset":
     builder = BUILDERS[path.suffix]
     options = {"sample_by": "paragraph"} if builder == "text" else {}
     try:
-        data = load_dataset(builder, data_files=str(path), split="train", **options)
+        data = load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
     except (DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
         cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno:  # a full disk, say: not the text's fault
+            raise cause from None
         raise UserError(
             f"corpus '{path}': cannot be read as {builder} in UTF-8 ({cause}); convert it"
         ) from None
-    if "text" not in data.column_names:
-        raise UserError(
-            f"corpus '{path}': has no column 'text' (has {', '.join(data.column_names)}); rename one"
-        )
-    return data
+    return _texts(data, str(path))
 
 
 def _hub(name: str, config: str | None = None) -> "Dataset":
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
         data = load_dataset(name, config, split="train")
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # each release of datasets wraps network faults otherwise
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        # Each release of datasets wraps network faults otherwise.
         raise UserError(
             f"corpus 'hub:{name}': cannot be fetched ({error}); check the name and the network"
         ) from None
+    return _texts(data, f"hub:{name}")
+
+
+def _texts(data: "Dataset", spec: str) -> "Dataset":
+    """The column `text` alone, as strings; UserError where there is none or it holds something else."""
+    from datasets import Value
+
     if "text" not in data.column_names:
-        raise UserError(f"corpus 'hub:{name}': has no column 'text' (has {', '.join(data.column_names)})")
-    return data
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence datasets' own bars: a command shows one bar, its own."""
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar
-
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        enable_progress_bar()
+        raise UserError(
+            f"corpus '{spec}': has no column 'text' (has {', '.join(data.column_names)}); rename one"
+        )
+    kind = getattr(data.features["text"], "dtype", "no text")
+    if kind not in STRINGS:
+        raise UserError(f"corpus '{spec}': its column 'text' holds {kind}, not strings; convert it")
+    data = data.select_columns("text")
+    return data if kind == "string" else data.cast_column("text", Value("string"))
 
 
 def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np.ndarray":
@@ -160,21 +161,18 @@ def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np
     What is left at the end and fills no block is dropped.
 
     Raises:
-        UserError: the text is shorter than one block.
+        UserError: the text is shorter than one block, the tokenizer is missing or damaged.
     """
     import numpy as np
-    from tokenizers import Tokenizer
 
-    coder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    coder.no_truncation()
-    coder.no_padding()
+    coder = load_tokenizer(tokenizer)
     end = [] if eos is None else [eos]
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return {"ids": [e.ids + end for e in coder.encode_batch(batch["text"], add_special_tokens=False)]}
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    with _quiet():
+    with quiet_datasets():
         ids = texts.map(encode, batched=True, remove_columns=texts.column_names)
     stream = ids.with_format("arrow").data.column("ids").combine_chunks().flatten().to_numpy()
     blocks = len(stream) // window
