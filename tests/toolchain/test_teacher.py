@@ -145,6 +145,24 @@ def test_gguf_teacher_can_be_cut(gguf_file: Path, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "student").config.num_hidden_layers == 2
 
 
+def test_records_call_a_gguf_teacher_by_its_stem(gguf_file: Path) -> None:
+    """Not by the cache folder it was converted into."""
+    assert teacher_name(str(gguf_file)) == gguf_file.stem
+
+
+def test_a_tokenizer_that_cannot_be_converted_is_one_line(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' OSError without a number is about the file, and says so in one line."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no tokenizer in it")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(UserError, match=r"transformers cannot read this GGUF .no tokenizer in it."):
+        resolve(str(gguf_file), tmp_path)
+
+
 def test_an_interrupted_conversion_leaves_nothing(
     gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from devices.errors import UserError
 from export.checkpoint import open_checkpoint
-from toolchain.compress.truncate import ALIASES, cut_config, layer_key, randomize, truncate
+from toolchain.compress.truncate import ALIASES, cut_config, layer_key, open_teacher, randomize, truncate
 
 KEEP = [0, 2, 3]
 IDS = torch.arange(5, 29).reshape(2, 12)
@@ -212,6 +212,20 @@ def test_layer_count_comes_through_optimum() -> None:
     assert GPT2Config.attribute_map["num_hidden_layers"] == ALIASES["num_hidden_layers"]
     assert layer_key({"model_type": "gpt2", "n_layer": 12}) == "n_layer"
     assert layer_key({"model_type": "qwen3", "num_hidden_layers": 12}) == "num_hidden_layers"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "qwen2", "qwen3"])
+def test_our_key_table_is_optimum_s(
+    family: str, teachers: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every family's sizes read the same both ways; where they would not, the teacher is refused."""
+    from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
+
+    open_teacher(teachers(family))
+    odd = NormalizedTextConfig.with_args(hidden_size="vocab_size")
+    monkeypatch.setitem(NormalizedConfigManager._conf, family, odd)
+    with pytest.raises(UserError, match=r"says 32 hidden by .*, but 400 as optimum reads"):
+        open_teacher(teachers(family))
 
 
 def test_per_layer_settings_are_cut_along() -> None:

@@ -115,7 +115,10 @@ def _convert(file: Path, staging: Path) -> None:
 
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # of this machine, not of the file: transformers' own OSErrors carry no number
         raise UserError(
             f"{file}: transformers cannot read this GGUF ({error}); use another quantization or the original"
         ) from None
@@ -124,4 +127,4 @@ def _convert(file: Path, staging: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(staging)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(staging)
+    tokenizer.save_pretrained(staging)

@@ -80,6 +80,7 @@ def open_teacher(teacher: Path) -> tuple[Checkpoint, Architecture]:
     """The opened checkpoint and its architecture; UserError where they disagree or it is a classifier."""
     checkpoint = open_checkpoint(teacher)
     arch = check(checkpoint)
+    _check_keys(checkpoint.config, arch)
     if arch.labels is not None:
         raise UserError(f"{teacher}: is a classifier; compress the language model it was fine-tuned from")
     return checkpoint, arch
@@ -96,11 +97,35 @@ def student_tensors(arch: Architecture, keep: list[int]) -> dict[str, str]:
 
 def layer_key(config: Mapping[str, Any]) -> str:
     """The key of config.json that holds the layer count, as optimum normalizes it for the model type."""
+    key: str = _normalized(config).NUM_LAYERS
+    return key if key in config else ALIASES.get(key, key)
+
+
+def _normalized(config: Mapping[str, Any]) -> Any:
+    """optimum's view of `config`, its own names over the model type's; KeyError where it knows none."""
     from optimum.utils import NormalizedConfigManager
 
     normal = NormalizedConfigManager.get_normalized_config_class(config["model_type"])
-    key: str = normal(SimpleNamespace(**config, attribute_map=ALIASES)).NUM_LAYERS
-    return key if key in config else ALIASES.get(key, key)
+    return normal(SimpleNamespace(**config, attribute_map=ALIASES))
+
+
+def _check_keys(config: Mapping[str, Any], arch: Architecture) -> None:
+    """UserError where optimum reads other sizes from `config` than we do (docs/adr/0005-config-keys.md)."""
+    try:
+        normal = _normalized(config)
+    except KeyError:  # a model type that optimum has no entry for
+        return
+    for ours, theirs in (
+        ("layers", "num_layers"),
+        ("hidden", "hidden_size"),
+        ("heads", "num_attention_heads"),
+    ):
+        said = getattr(normal, theirs, None)
+        if said not in (None, getattr(arch, ours)):
+            raise UserError(
+                f"config.json: says {getattr(arch, ours)} {ours} by {arch.family.config[ours]}, but {said} as "
+                f"optimum reads {arch.model_type}; make the two keys agree"
+            )
 
 
 def cut_config(config: Mapping[str, Any], keep: list[int]) -> dict[str, Any]:
