@@ -18,6 +18,7 @@ from export.checkpoint import identity, open_checkpoint
 from toolchain.compress import run, truncate
 from toolchain.compress.run import compress
 from toolchain.compress.trainer import Training
+from toolchain.compress.unfinished import unfinished
 
 
 def files(folder: Path) -> set[str]:
@@ -141,6 +142,8 @@ def test_the_teacher_is_never_touched(where: str, gpt2_checkpoint: Path, tmp_pat
     teacher = tmp_path / "models/teacher"
     shutil.copytree(gpt2_checkpoint, teacher)
     before = identity(teacher)
+    for folder in (teacher, teacher.parent):  # as of folders that --force would replace
+        (folder / "training.json").write_text("{}")
     for out in (teacher / where, tmp_path / "models"):
         with pytest.raises(UserError, match="overlaps the teacher's folder"):
             compress(str(teacher), out, layers=2, force=True)
@@ -204,7 +207,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Training replaced by a stand-in that snapshots, fails the first time, and notes how it was called."""
     calls: list[dict[str, Any]] = []
 
-    def stand_in(model: Path, work: Path, training: Training, teacher: Path | None) -> dict[str, Any]:
+    def stand_in(
+        model: Path, work: Path, training: Training, teacher: Path | None, corpus: Any
+    ) -> dict[str, Any]:
         calls.append({"training": training, "teacher": teacher, "resumed": (work / "snapshots").exists()})
         assert open_checkpoint(model).tensors
         (work / "snapshots/checkpoint-5").mkdir(parents=True, exist_ok=True)
@@ -271,6 +276,99 @@ def test_a_torn_student_is_made_again(
     (tmp_path / ".s.staging/model.safetensors").write_bytes(b"torn")
     compress(str(gpt2_checkpoint), tmp_path / "s", **asked)
     assert trained[1]["resumed"]
+
+
+def test_another_text_starts_anew(
+    gpt2_checkpoint: Path, tmp_path: Path, trained: list[dict[str, Any]]
+) -> None:
+    """The same command on a corpus that changed under its name does not go on from the old text's snapshots."""
+    text = tmp_path / "text.txt"
+    asked: dict[str, Any] = {"layers": 2, "train": "pretrain"}
+    asked["training"] = Training(corpus=str(text), heldout=str(text))
+    said: list[str] = []
+    text.write_text("One paragraph.")
+    with pytest.raises(KeyboardInterrupt):
+        compress(str(gpt2_checkpoint), tmp_path / "s", **asked)
+    text.write_text("Another paragraph.")
+    compress(str(gpt2_checkpoint), tmp_path / "s", **asked, say=said.append)
+    assert "was for another request" in said[0]
+    assert [call["resumed"] for call in trained] == [False, False]
+
+
+def test_an_interrupt_at_the_end_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before the finished folder is published, or while snapshots are removed: all is found again."""
+    import shutil
+
+    from devices import files as device_files
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def once(say: Callable[[str], object] = lambda line: None) -> None:
+        with unfinished(tmp_path / "s", {"a": 1}, force=True, say=say) as staging:
+            (staging / run.WORK / "snapshots/checkpoint-5").mkdir(parents=True, exist_ok=True)
+            (staging / "model.safetensors").write_bytes(b"whole")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device_files, "_publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            once()
+    said: list[str] = []
+    once(said.append)
+    assert said == ["going on with the unfinished run found here"]
+    assert files(tmp_path) == {"s"} and files(tmp_path / "s") == {"model.safetensors"}
+    real = shutil.rmtree
+
+    def stopped(path: Path, **options: Any) -> None:
+        real(path, **options) if not str(path).endswith(".work") or not path.exists() else interrupt()
+
+    shutil.rmtree(tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            once()
+    assert files(tmp_path / "s") == {"model.safetensors"}
+
+
+def test_helping_processes_leave_a_plain_cut_alone(
+    gpt2_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without training there is nothing to help with: a second process returns quietly, writing nothing."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert compress(str(gpt2_checkpoint), tmp_path / "s", layers=2) == {}
+    assert files(tmp_path) == set()
+
+
+FAULTS = {
+    "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/1: file write "
+    "failed": "no space left on device; free some disk",
+    "Error while serializing: I/O error: No space left on device (os error 28)": "no space left on device",
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes": "smaller --batch",
+    "CUDA out of memory. Tried to allocate 20.00 MiB.": "smaller --batch or --window",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_room_while_training(
+    fault: str,
+    gpt2_checkpoint: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    main: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full disk or memory in torch's or safetensors' own words: one line that says what to do."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError(fault)
+
+    monkeypatch.setattr("toolchain.compress.train.train", full)
+    words = ["compress", gpt2_checkpoint, "--out", tmp_path / "s", "--layers", 2, "--train", "pretrain"]
+    done = main(*words, "--corpus", corpus_file)
+    assert done.code == 2
+    assert FAULTS[fault] in done.err.splitlines()[-1]
+    assert files(tmp_path) == set()
 
 
 def test_a_failure_before_the_first_snapshot_leaves_nothing(

@@ -40,6 +40,10 @@ import pytest
         (["--layers", "2", "--train", "pretrain", "--lr", "-1"], "-1.0 is not in the range"),
         (["--layers", "2", "--train", "distill", "--alpha", "2"], "2.0 is not in the range"),
         (["--layers", "2", "--train", "distill", "--temperature", "0"], "0.0 is not in the range"),
+        (["--layers", "2", "--train", "pretrain", "--tokens", "9", "--steps", "9"], "give one of the two"),
+        (["--layers", "2", "--train", "pretrain", "--window", "65"], "the model has 64 positions"),
+        (["--layers", "2", "--train", "pretrain", "--alpha", "0.5"], "--alpha 0.5: needs the teacher"),
+        (["--layers", "2", "--train", "pretrain", "--temperature", "2"], "--temperature 2.0: needs the"),
         (["--layers", "2", "--frobnicate"], "No such option"),
     ],
 )

@@ -29,13 +29,19 @@ def student(gpt2_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(gpt2_checkpoint, tmp_path / "student"))
 
 
-def test_training_lowers_the_loss_and_says_so(student: Path, corpus_file: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_says_so(
+    student: Path, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Held-out perplexity falls, and the record's tokens, steps and perplexities are what happened."""
     training = Training(corpus=str(corpus_file), **{**FEW, "steps": 60}, lr=3e-3)
     record = train(student, tmp_path, training)
     assert record["perplexity"]["after"] < 0.8 * record["perplexity"]["before"]
     assert record["tokens"] == 60 * 2 * 16 and record["steps"] == 60
     assert record["perplexity"]["tokens"] == 4 * 15
+    assert record["corpus"]["tokens"] % (2 * 16) == 0  # every step is a whole one
+    assert f"before training: {record['perplexity']['before']:.1f}" in (said := capsys.readouterr().err)
+    assert f"after training: {record['perplexity']['after']:.2f}" in said
+    assert 0 < json.loads((tmp_path / "seconds.json").read_text()) <= record["hours"] * 3600 + 1
     model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     from toolchain.compress.train import _heldout_blocks
     from toolchain.corpus import load
@@ -114,13 +120,17 @@ def test_resumed_equals_undisturbed(gpt2_checkpoint: Path, corpus_file: Path, tm
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path) -> None:
+def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainer writes its state last: a folder without it, or with half of it, is dropped."""
     for step, state in ((2, '{"a": 1}'), (10, '{"a"'), (12, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if state:
             (folder / "trainer_state.json").write_text(state)
+    with monkeypatch.context() as patch:  # a helping process removes nothing under the first one's feet
+        patch.setenv("RANK", "1")
+        assert newest_snapshot(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert len(list(tmp_path.iterdir())) == 3
     assert newest_snapshot(tmp_path) == str(tmp_path / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
     assert newest_snapshot(tmp_path / "nothing") is None
@@ -152,7 +162,9 @@ def test_weights_that_are_no_numbers_are_refused(student: Path, corpus_file: Pat
         ({"objective": "logit"}, True, "did you mean logits"),
         ({"objective": "logits"}, False, "needs a teacher"),
         ({"corpus": "/nowhere.txt"}, False, "no such file"),
-        ({"window": 100_000}, False, "fill no block"),
+        ({"window": 65}, False, "the model has 64 positions"),
+        ({"tokens": 100}, False, "give one of the two"),
+        ({"batch": 100_000}, False, r"--batch 100000: the corpus has \d+ blocks of 16 tokens"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
@@ -213,6 +225,44 @@ def test_two_processes_give_the_curve_of_one(
         curves.append([loss for _, loss in record["losses"]] + [record["perplexity"]["after"]])
     assert len(curves[0]) == 7
     np.testing.assert_allclose(curves[0], curves[1], rtol=2e-4)
+
+
+def test_several_gpus_without_a_launcher_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs in one process: the Trainer is told of one, so that a step is as large as was said."""
+    from transformers import TrainingArguments
+
+    from toolchain.compress.trainer import _arguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    assert _arguments(Training(**FEW), 10, tmp_path)._n_gpu == 1
+
+
+def test_pretrain_goes_on_from_torn_weights(
+    tmp_path: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the trained weights were written: the same call makes the folder anew and goes on."""
+    from toolchain.compress import pretrain as module
+
+    shape = tmp_path / "shape.json"
+    small = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": 300}
+    shape.write_text(json.dumps({"model_type": "gpt2", **small}))
+    asked = Training(corpus=str(corpus_file), **FEW)
+
+    def torn(model_dir: Path) -> None:
+        (model_dir / "model.safetensors").write_bytes(b"torn")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_halve", torn)
+        with pytest.raises(KeyboardInterrupt):
+            module.pretrain(shape, tmp_path / "model", asked, half=True)
+    said: list[str] = []
+    module.pretrain(shape, tmp_path / "model", asked, half=True, say=said.append)
+    assert said == ["going on with the unfinished run found here"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.float16
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="runs as one process"):
+        module.pretrain(shape, tmp_path / "other", asked)
 
 
 def test_pretrain_from_a_shape(tmp_path: Path, corpus_file: Path, cli: Callable[..., Any]) -> None:

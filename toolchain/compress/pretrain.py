@@ -1,23 +1,27 @@
 """A model from nothing: a shape, a tokenizer of its own, and training on a corpus. It made the demo's teacher."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from devices.files import read_json, staged, write_json
+from devices.files import read_json, refuse_existing, write_json
 from toolchain import __version__
+from toolchain.compress.faults import plain_faults
 from toolchain.compress.train import train
-from toolchain.compress.trainer import Training
-from toolchain.compress.unfinished import WORK, snapshots, unfinished
-from toolchain.corpus import load
+from toolchain.compress.trainer import Training, processes, refuse
+from toolchain.compress.unfinished import WORK, unfinished
+from toolchain.corpus import Corpus, load
 from toolchain.quiet import quiet
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
+
+@plain_faults()
 def pretrain(
     shape: Path,
     out: Path,
@@ -34,14 +38,21 @@ def pretrain(
     An interrupted run goes on from its newest snapshot when the same call is made again.
 
     Raises:
-        UserError: a shape that transformers cannot build, a corpus that cannot be used, `out` exists.
+        UserError: a shape that transformers cannot build, a corpus that cannot be used, `out` exists,
+            several processes.
     """
+    if processes() > 1:
+        raise UserError("pretrain: runs as one process; start it without accelerate launch")
+    refuse(training)
     config = read_json(shape, "a model's shape in config.json form")
-    request = {"shape": config, "training": asdict(training), "half": half}
-    with staged(out, force=force, resume=True) as staging, unfinished(staging, request, say):
-        if not snapshots(staging):
-            _initialise(config, staging, training)
-        record = train(staging, staging / WORK, training)
+    refuse_existing(out, force)
+    made = _built(config)
+    refuse(training, made.max_position_embeddings)
+    corpus = load(training.corpus, training.heldout)
+    request = {"shape": config, "training": asdict(training), "half": half, "corpus": corpus.sha256}
+    with unfinished(out, request, force=force, say=say) as staging:
+        _initialise(made, corpus, staging, training.seed)
+        record = train(staging, staging / WORK, training, corpus=corpus)
         if half:
             _halve(staging)
         result = {
@@ -55,27 +66,34 @@ def pretrain(
         }
         write_json(staging / "training.json", result)
         (staging / "README.md").write_text(card(out.name, config, result), encoding="utf-8")
-        shutil.rmtree(staging / WORK)
     return result
 
 
-def _initialise(config: dict[str, Any], model_dir: Path, training: Training) -> None:
-    """The tokenizer trained on the corpus's train part, and seeded random weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
-
-    from toolchain.corpus.tokenizer import train_bpe
+def _built(config: dict[str, Any]) -> "PretrainedConfig":
+    """transformers' configuration of the shape `config`; UserError where it builds none."""
+    from transformers import AutoConfig
 
     fields = dict(config)
     kind = fields.pop("model_type", None)
     try:
         with quiet():
-            made = AutoConfig.for_model(kind, **fields)
+            return AutoConfig.for_model(kind, **fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"shape: transformers builds no '{kind}' model from it ({error})") from None
-    texts = load(training.corpus, training.heldout).train["text"]
-    eos = train_bpe(texts, made.vocab_size, model_dir, made.max_position_embeddings)
+
+
+def _initialise(made: "PretrainedConfig", corpus: Corpus, model_dir: Path, seed: int) -> None:
+    """The tokenizer trained on the corpus's train part, and seeded random weights.
+
+    Made again on a resume: cheap, the same each time, and a kill may have torn the weights.
+    """
+    from transformers import AutoModelForCausalLM, set_seed
+
+    from toolchain.corpus.tokenizer import train_bpe
+
+    eos = train_bpe(corpus.train["text"], made.vocab_size, model_dir, made.max_position_embeddings)
     made.bos_token_id = made.eos_token_id = eos
-    set_seed(training.seed)
+    set_seed(seed)
     with quiet():
         AutoModelForCausalLM.from_config(made).save_pretrained(model_dir)
 

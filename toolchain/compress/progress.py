@@ -1,12 +1,17 @@
-"""A training run's progress: one bar on stderr, or a line now and then where there is no terminal."""
+"""A training run's progress: one bar on stderr, or a line now and then where there is no terminal; its time."""
 
+import contextlib
+import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from devices.files import write_json
 
 
 class Bar(TrainerCallback):
@@ -15,6 +20,7 @@ class Bar(TrainerCallback):
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self.live = sys.stderr.isatty()
+        self.bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar where an earlier run stopped."""
@@ -31,7 +37,8 @@ class Bar(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance the bar."""
-        self.bar.update(1)
+        if self.bar is not None:
+            self.bar.update(1)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
@@ -44,13 +51,39 @@ class Bar(TrainerCallback):
         if "eval_loss" in logs:
             with tqdm.external_write_mode(sys.stderr):
                 click.echo(f"  step {state.global_step}: held-out loss {logs['eval_loss']:.4f}", err=True)
-        elif "loss" in logs:
+        elif "loss" in logs and self.bar is not None:
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}", tokens_s=f"{speed:.0f}")
             if not self.live and now - self.said > 10:
                 self.said = now
                 step = f"step {state.global_step}/{state.max_steps}"
                 click.echo(f"  {step}: loss {logs['loss']:.3f}, {speed:.0f} tokens/s", err=True)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        self.bar.close()
+    def close(self) -> None:
+        """Close the bar, however training ended."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Clock(TrainerCallback):
+    """Seconds of training behind the newest snapshot or the end, those of earlier runs included.
+
+    `file` keeps them beside the snapshots, so that neither an interrupt nor a kill loses them.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.earlier, self.start = file, 0.0, time.monotonic()
+        with contextlib.suppress(OSError, ValueError):
+            self.earlier = float(json.loads(file.read_text()))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start to count."""
+        self.start = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the time that went into the snapshot just written."""
+        if state.is_world_process_zero:
+            write_json(self.file, self.seconds())
+
+    def seconds(self) -> float:
+        """Until now."""
+        return self.earlier + time.monotonic() - self.start

@@ -1,7 +1,5 @@
 """`toolchain compress`, whole: resolve the teacher, choose layers, cut, train on, and record how."""
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,23 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import cache_folder, refuse_existing, staged, staging_path, write_json
+from devices.files import cache_folder, refuse_existing, staging_path, write_json
 from export.architecture import Architecture, parameters
 from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
 from toolchain.compress.card import model_card
+from toolchain.compress.faults import plain_faults
 from toolchain.compress.select import choose, explicit
 from toolchain.compress.teacher import resolve, teacher_name
+from toolchain.compress.trainer import Training, first_process, processes, refuse
 from toolchain.compress.truncate import open_teacher, randomize, truncate, verify
 from toolchain.compress.unfinished import WORK, unfinished
 
 if TYPE_CHECKING:
-    from toolchain.compress.trainer import Training
+    from toolchain.corpus import Corpus
 
 TRAINING = ("none", "pretrain", "distill")
 INITS = ("truncate", "random")
 
 
+@plain_faults()
 def compress(
     teacher: str,
     out: Path,
@@ -35,7 +36,7 @@ def compress(
     select: str | None = None,
     init: str = "truncate",
     train: str = "none",
-    training: "Training | None" = None,
+    training: Training | None = None,
     seed: int = 0,
     force: bool = False,
     command: str = "",
@@ -48,24 +49,24 @@ def compress(
     control. `training` (needed unless `train` is "none") says how to train the student afterwards, on text
     alone ("pretrain") or towards the teacher ("distill"). A training run that was interrupted goes on when
     the same call is made again; `say` is told so, and every other step. Processes of `accelerate launch`
-    other than the first train along and return the training record. UserError for what cannot be done,
-    before anything is written or with all that was written removed.
+    other than the first train along and return the training record (nothing without training).
+    UserError for what cannot be done, before anything is written or with all that was written removed.
     """
     _refuse_contradictions(layers, keep, select, init, train, training)
+    if train == "none" and not first_process():
+        return {}
     refuse_existing(out, force)
+    if not first_process():
+        return _train(staging_path(out.absolute()), teacher, train, training)
     folder = resolve(teacher, cache_folder(), say)
     _refuse_overlap(out, folder)
-    if train != "none" and _rank() > 0:
-        return _train(staging_path(out.absolute()), folder, train, training)
     _, arch = open_teacher(folder)
     kept = _kept(arch.layers, layers, keep, select, seed)
+    corpus = _corpus(training, arch.positions)
     request: dict[str, Any] = {
-        "teacher": {
-            "name": teacher_name(teacher),
-            "sha256": identity(folder),
-            "layers": arch.layers,
-            "parameters": parameters(arch),
-        },
+        "teacher": {"name": teacher_name(teacher), "sha256": identity(folder)}
+        | {"layers": arch.layers, "parameters": parameters(arch)},
+        "corpus": corpus and corpus.sha256,
         "config": {
             "layers": len(kept),
             "init": init,
@@ -76,14 +77,13 @@ def compress(
             "training": asdict(training) if training else None,
         },
     }
-    with staged(out, force=force, resume=True) as staging, unfinished(staging, request, say):
+    with unfinished(out, request, force=force, say=say) as staging:
         say(_plan(request, out))
         _initialise(folder, kept, init, seed, staging)
-        record = None if train == "none" else _train(staging, folder, train, training)
+        record = None if train == "none" else _train(staging, str(folder), train, training, corpus)
         result = _record(request, record, command, out.name, staging, verify(staging, None))
         (staging / "README.md").write_text(model_card(result, folder), encoding="utf-8")
         write_json(staging / "compression.json", result)
-        shutil.rmtree(staging / WORK)
     return result
 
 
@@ -93,7 +93,7 @@ def _refuse_contradictions(
     select: str | None,
     init: str,
     train: str,
-    training: "Training | None",
+    training: Training | None,
 ) -> None:
     """UserError for options that do not fit together, before anything is read."""
     if train not in TRAINING:
@@ -112,8 +112,15 @@ def _refuse_contradictions(
         return
     if training is None:
         raise UserError(f"--train {train}: needs to be told how; give a corpus")
-    if train == "pretrain" and training.objective != "lm":
-        raise UserError(f"--objective {training.objective}: needs the teacher; use it with --train distill")
+    refuse(training)
+    if train == "pretrain":
+        for name, value in (("temperature", training.temperature), ("alpha", training.alpha)):
+            if value is not None:
+                raise UserError(f"--{name} {value}: needs the teacher; use it with --train distill")
+        if training.objective != "lm":
+            raise UserError(
+                f"--objective {training.objective}: needs the teacher; use it with --train distill"
+            )
     if train == "distill":
         from toolchain.compress.objectives import OBJECTIVES
 
@@ -162,29 +169,38 @@ def _initialise(teacher: Path, kept: list[int], init: str, seed: int, staging: P
         truncate(teacher, kept, staging, bar.update)
 
 
-def _train(staging: Path, teacher: Path, train: str, training: "Training | None") -> dict[str, Any]:
+def _corpus(training: Training | None, positions: int) -> "Corpus | None":
+    """The text to train on, if any; UserError where it or the window cannot be used."""
+    if training is None:
+        return None
+    from toolchain.corpus import load
+
+    refuse(training, positions)
+    return load(training.corpus, training.heldout)
+
+
+def _train(
+    staging: Path, teacher: str, train: str, training: Training | None, corpus: "Corpus | None" = None
+) -> dict[str, Any]:
     """Train the student in `staging` and return the training record.
 
-    Under `accelerate launch` every process trains, and the first alone cuts, writes and publishes: the
-    others begin when the student is there, and it goes on when they are done with the folder.
+    Under `accelerate launch` every process trains, and the first alone fetches or converts the teacher,
+    cuts, writes and publishes: the others begin when the student is there, and it goes on when they are done
+    with the folder.
     """
     from toolchain.compress.train import train as run_training
 
     assert training is not None
     _meet()
-    record = run_training(staging, staging / WORK, training, teacher if train == "distill" else None)
+    towards = resolve(teacher, cache_folder()) if train == "distill" else None
+    record = run_training(staging, staging / WORK, training, towards, corpus)
     _meet()
     return record
 
 
-def _rank() -> int:
-    """Which process of `accelerate launch` this is; 0 without it."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def _meet() -> None:
     """Wait for the other processes of `accelerate launch`, where there are any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()

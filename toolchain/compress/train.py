@@ -4,84 +4,110 @@ On transformers' Trainer (docs/adr/0003-trainer.md). Everything is budgeted in t
 `batch` blocks of `window` tokens whatever the number of processes.
 """
 
-import contextlib
 import json
 import math
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from devices.errors import UserError, unknown
 from devices.files import write_json
+from devices.text import encode_text, load_tokenizer
+from export.architecture import describe
 from toolchain.compress.objectives import OBJECTIVES
-from toolchain.compress.trainer import Training, fuse_gelu, make_trainer, newest_snapshot
-from toolchain.corpus import load, pack
+from toolchain.compress.trainer import (
+    Training,
+    first_process,
+    fuse_gelu,
+    make_trainer,
+    newest_snapshot,
+    refuse,
+)
+from toolchain.corpus import Corpus, load, pack
 from toolchain.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerState
 
 
 def train(
-    model_dir: Path, staging: Path, training: Training, teacher_dir: Path | None = None
+    model_dir: Path,
+    staging: Path,
+    training: Training,
+    teacher_dir: Path | None = None,
+    corpus: Corpus | None = None,
 ) -> dict[str, Any]:
     """Train the checkpoint in `model_dir` in place (float32 weights) and return the training record.
 
     Snapshots live in `staging/snapshots`; a run that was killed goes on from the newest whole one when
-    called with the same arguments. Perplexity is on held-out text, before and after.
+    called with the same arguments. `corpus` is what `training` names, where the caller has it loaded.
+    Perplexity is on held-out text, before and after.
 
     Raises:
-        UserError: an unknown objective, a corpus that cannot be used, vocabularies that differ, a loss
-            that is not a number.
+        UserError: an unknown objective, a window longer than the model's positions, a corpus that cannot
+            be used or fills no step, vocabularies that differ, a loss that is not a number.
     """
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
+    from toolchain.compress.progress import Bar, Clock
+
     training = _resolved(training, teacher_dir)
-    set_seed(training.seed)
     config = json.loads((model_dir / "config.json").read_text())
+    refuse(training, describe(config).positions)
+    set_seed(training.seed)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     _set_dropout(model, training.dropout)
     fuse_gelu(model)
     teacher = _load_teacher(teacher_dir, model) if teacher_dir else None
-    corpus = load(training.corpus, training.heldout)
+    corpus = corpus or load(training.corpus, training.heldout)
     window = training.window or min(512, model.config.max_position_embeddings)
-    blocks = pack(corpus.train, model_dir, model.config.eos_token_id, window)
+    blocks = _whole_steps(pack(corpus.train, model_dir, model.config.eos_token_id, window), training.batch)
     heldout = _heldout_blocks(corpus.heldout, model_dir, window)
     steps = training.steps or math.ceil((training.tokens or blocks.size) / (window * training.batch))
     training = replace(training, window=window, steps=steps, tokens=steps * window * training.batch)
 
     scored = heldout[: training.heldout_blocks]
+    bar, clock = Bar(window * training.batch), Clock(staging / "seconds.json")
+    trainer = make_trainer(model, teacher, blocks, heldout, training, staging / "snapshots", [bar, clock])
     before = perplexity(model, scored, staging / "before.json")
-    trainer = make_trainer(model, teacher, blocks, heldout, training, staging / "snapshots")
-    start = time.monotonic()
-    earlier = _elapsed(staging)
-    with quiet(), _recorded_time(staging, start, earlier):
-        trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots"))
-    seconds = earlier + time.monotonic() - start
+    _say(f"held-out perplexity before training: {before:.1f}")
+    try:
+        with quiet():
+            trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots"))
+    finally:
+        bar.close()
+    seconds = clock.seconds()
     _set_dropout(model, 0.0)
     after = perplexity(model, scored)
+    _say(f"held-out perplexity after training: {after:.2f}")
     if first_process():
         _save(model, model_dir, config)
-    seen = trainer.state.global_step * window * training.batch
+    scores = {"before": before, "after": after, "tokens": scored[:, 1:].size, "window": window}
+    return _record(training, corpus, blocks.size, trainer.state, seconds) | {"perplexity": scores}
+
+
+def _record(
+    training: Training, corpus: Corpus, size: int, state: "TrainerState", seconds: float
+) -> dict[str, Any]:
+    """What was asked for and what happened, on a corpus of so many tokens."""
+    assert training.window is not None
+    seen = state.global_step * training.window * training.batch
+    logged = state.log_history
     return {
         **asdict(training),
-        "corpus": {"name": corpus.name, "sha256": corpus.sha256, "tokens": int(blocks.size)},
+        "corpus": {"name": corpus.name, "sha256": corpus.sha256, "tokens": size},
         "tokens": seen,
-        "steps": trainer.state.global_step,
-        "epochs": round(seen / blocks.size, 3),
+        "steps": state.global_step,
+        "epochs": round(seen / size, 3),
         "hours": round(seconds / 3600, 4),
         "tokens_per_second": round(seen / seconds, 1),
-        "perplexity": {"before": before, "after": after, "tokens": scored[:, 1:].size, "window": window},
-        "losses": [[e["step"], round(e["loss"], 5)] for e in trainer.state.log_history if "loss" in e],
-        "heldout_losses": [
-            [e["step"], round(e["eval_loss"], 5)] for e in trainer.state.log_history if "eval_loss" in e
-        ],
+        "losses": [[e["step"], round(e["loss"], 5)] for e in logged if "loss" in e],
+        "heldout_losses": [[e["step"], round(e["eval_loss"], 5)] for e in logged if "eval_loss" in e],
     }
 
 
@@ -102,13 +128,27 @@ def _resolved(training: Training, teacher_dir: Path | None) -> Training:
 
 def _heldout_blocks(texts: Any, model_dir: Path, window: int) -> "np.ndarray":
     """The held-out text as one stream without end-of-text marks, exactly as `toolchain evaluate` cuts it."""
-    from tokenizers import Tokenizer
-
     from bench.quality import windows
 
-    text = "\n\n".join(texts["text"])
-    ids = Tokenizer.from_file(str(model_dir / "tokenizer.json")).encode(text, add_special_tokens=False).ids
-    return windows(ids, window)
+    return windows(encode_text(load_tokenizer(model_dir), "\n\n".join(texts["text"])), window)
+
+
+def _whole_steps(blocks: "np.ndarray", batch: int) -> "np.ndarray":
+    """`blocks` less what fills no step of `batch`, so that every step sees as many tokens as are counted.
+
+    Not the Trainer's dataloader_drop_last, which drops held-out blocks as well.
+    """
+    if len(blocks) < batch:
+        raise UserError(
+            f"--batch {batch}: the corpus has {len(blocks)} blocks of {blocks.shape[1]} tokens, not one step; "
+            "lower --batch or --window, or name a larger corpus"
+        )
+    return blocks[: len(blocks) // batch * batch]
+
+
+def _say(line: str) -> None:
+    if first_process():
+        click.echo(f"  {line}", err=True)
 
 
 def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None = None) -> float:
@@ -157,27 +197,6 @@ def _set_dropout(model: "PreTrainedModel", p: float) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0 if "attn_dropout" in name else p
-
-
-def first_process() -> bool:
-    """Whether this is the process of `accelerate launch` that writes; true without it."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _elapsed(staging: Path) -> float:
-    with contextlib.suppress(OSError, ValueError):
-        return float(json.loads((staging / "seconds.json").read_text()))
-    return 0.0
-
-
-@contextlib.contextmanager
-def _recorded_time(staging: Path, start: float, earlier: float) -> Iterator[None]:
-    """Seconds of training so far survive an interrupt, so that a resumed run reports all of them."""
-    try:
-        yield
-    finally:
-        if first_process():
-            write_json(staging / "seconds.json", earlier + time.monotonic() - start)
 
 
 def _save(model: "PreTrainedModel", model_dir: Path, config: dict[str, Any]) -> None:

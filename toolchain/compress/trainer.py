@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from toolchain.compress.objectives import OBJECTIVES, next_token
+from toolchain.compress.objectives import OBJECTIVES, cross_entropy, next_token
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel, Trainer, TrainingArguments
+    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,16 @@ class Training:
     heldout_blocks: int = 64  # at most so many blocks for perplexity before and after
 
 
+def refuse(training: Training, positions: int | None = None) -> None:
+    """UserError for a budget said twice, or a window longer than the model's `positions` (where known)."""
+    if training.tokens is not None and training.steps is not None:
+        raise UserError(
+            f"--tokens {training.tokens}: --steps {training.steps} is a budget, too; give one of the two"
+        )
+    if positions is not None and training.window is not None and training.window > positions:
+        raise UserError(f"--window {training.window}: the model has {positions} positions; lower it")
+
+
 def make_trainer(
     model: "PreTrainedModel",
     teacher: "PreTrainedModel | None",
@@ -47,20 +57,21 @@ def make_trainer(
     heldout: "np.ndarray",
     training: Training,
     snapshots: Path,
+    callbacks: "list[TrainerCallback]",
 ) -> "Trainer":
-    """The Trainer of `model` on `blocks` int64 [blocks, window], with our loss and progress, ready to run.
+    """The Trainer of `model` on `blocks` int64 [blocks, window], with our loss and `callbacks`, ready to run.
 
     With patience set, held-out loss on `heldout` int64 [blocks, window] is taken after each pass and the best
-    weights are kept. UserError (from the run) where the loss is not a number.
+    weights are kept. Both models are moved to where they will run. UserError (from the run) where the loss is
+    not a number.
     """
     import torch
     from transformers import EarlyStoppingCallback, Trainer
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from toolchain.compress.progress import Bar
-
-    if teacher is not None and torch.cuda.is_available():
-        torch.nn.Module.to(teacher, "cuda")
+    arguments = _arguments(training, len(blocks), snapshots)
+    if teacher is not None:
+        torch.nn.Module.to(teacher, arguments.device)
 
     class Distiller(Trainer):
         """The Trainer with our loss: plain cross-entropy, or the objective's on both models' logits."""
@@ -79,10 +90,10 @@ def make_trainer(
 
     trainer = Distiller(
         model=model,
-        args=_arguments(training, len(blocks), snapshots),
+        args=arguments,
         train_dataset=Blocks(blocks),
         eval_dataset=Blocks(heldout),
-        callbacks=[Bar(training.batch * (training.window or 0))],
+        callbacks=callbacks,
     )
     if training.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))
@@ -97,13 +108,13 @@ def _arguments(training: Training, blocks: int, snapshots: Path) -> "TrainingArg
     from transformers import TrainingArguments
 
     gpu = torch.cuda.is_available()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     if training.batch % world:
         raise UserError(f"--batch {training.batch}: cannot be shared by {world} processes; choose a multiple")
     assert training.steps is not None
     patient = training.patience is not None
     every = max(1, blocks // training.batch) if patient else training.snapshot_every
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(snapshots),
         max_steps=training.steps,
         per_device_train_batch_size=training.batch // world,
@@ -133,6 +144,9 @@ def _arguments(training: Training, blocks: int, snapshots: Path) -> "TrainingArg
         disable_tqdm=True,
         log_level="error",
     )
+    # Several GPUs without a launcher: one, or DataParallel would make every step that many times larger.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def language_loss(
@@ -144,11 +158,10 @@ def language_loss(
 ) -> "torch.Tensor":
     """The loss of one batch: logits [batch, window, vocabulary], labels and ids [batch, window] -> scalar."""
     import torch
-    import torch.nn.functional as F
 
     rows, targets = next_token(logits, labels)
     if teacher is None:
-        return F.cross_entropy(rows.float(), targets)
+        return cross_entropy(rows, targets)
     with torch.no_grad():
         wanted, _ = next_token(teacher(input_ids=ids, use_cache=False).logits, labels)
     return OBJECTIVES[training.objective].loss(rows, wanted, targets, training.temperature, training.alpha)
@@ -170,15 +183,26 @@ class Blocks:
 
 
 def newest_snapshot(snapshots: Path) -> str | None:
-    """The newest snapshot that was written whole, as Trainer's last file shows; torn ones are removed."""
+    """The newest snapshot that was written whole, as Trainer's last file shows; the first process removes torn ones."""
     newest = None
     for folder in sorted(snapshots.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
         try:
             json.loads((folder / "trainer_state.json").read_text())
             newest = str(folder)
         except (OSError, ValueError):
-            shutil.rmtree(folder)
+            if first_process():
+                shutil.rmtree(folder)
     return newest
+
+
+def first_process() -> bool:
+    """Whether this is the process of `accelerate launch` that writes; true without it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes `accelerate launch` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def fuse_gelu(model: "PreTrainedModel") -> None:

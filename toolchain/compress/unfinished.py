@@ -8,33 +8,54 @@ from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError
-from devices.files import read_json, write_json
+from devices.files import read_json, staged, write_json
 
 WORK = "unfinished"  # in the staging folder: the request, snapshots and what else a resumed run needs
 REQUEST = "request.json"
 
 
 @contextmanager
-def unfinished(staging: Path, request: dict[str, Any], say: Callable[[str], object]) -> Iterator[None]:
-    """`staging`, ready for `request`: an earlier try at the same one keeps its snapshots, another one goes.
+def unfinished(
+    out: Path, request: dict[str, Any], *, force: bool, say: Callable[[str], object]
+) -> Iterator[Path]:
+    """A staging folder for `out`, empty but for its WORK, and published as `out` when the block ends well.
 
-    After a failure it is kept where a snapshot makes it worth it, and removed otherwise.
+    An earlier try at the same request keeps its WORK (snapshots), another request's goes. After a failure
+    the staging folder is kept where a snapshot makes it worth it, and removed otherwise. WORK steps aside
+    before the rest is published and is removed last: an interrupt at any moment loses nothing.
     """
-    asked = json.loads(json.dumps(request))
-    if any(staging.iterdir()):
-        if _earlier(staging) != asked:
-            say("the unfinished run found here was for another request; starting anew")
-            _empty(staging)
-        elif snapshots(staging):
-            say("going on with the unfinished run found here")
-    (staging / WORK).mkdir(exist_ok=True)
-    write_json(staging / WORK / REQUEST, asked)
-    try:
-        yield
-    except BaseException:
-        if not snapshots(staging):
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with staged(out, force=force, resume=True) as staging:
+        work, aside = staging / WORK, staging.with_suffix(".work")
+        if aside.exists() and any(staging.iterdir()) and not work.exists():
+            aside.rename(work)  # stopped between stepping aside and being published
+        shutil.rmtree(aside, ignore_errors=True)
+        asked = json.loads(json.dumps(request))
+        _prepare(staging, asked, say)
+        work.mkdir(exist_ok=True)
+        write_json(work / REQUEST, asked)
+        try:
+            yield staging
+        except BaseException:
+            if not _snapshots(staging):
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
+        work.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _prepare(staging: Path, asked: dict[str, Any], say: Callable[[str], object]) -> None:
+    """Empty `staging` of what an earlier try left, but for the WORK of one at the same request."""
+    if not any(staging.iterdir()):
+        return
+    same = _earlier(staging) == asked
+    if not same:
+        say("the unfinished run found here was for another request; starting anew")
+    elif _snapshots(staging):
+        say("going on with the unfinished run found here")
+    for path in staging.iterdir():
+        if same and path.name == WORK:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _earlier(staging: Path) -> dict[str, Any] | None:
@@ -45,11 +66,6 @@ def _earlier(staging: Path) -> dict[str, Any] | None:
         return None
 
 
-def snapshots(staging: Path) -> bool:
+def _snapshots(staging: Path) -> bool:
     """Whether an earlier try left a snapshot of its training in `staging`."""
     return any((staging / WORK / "snapshots").glob("checkpoint-*"))
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
