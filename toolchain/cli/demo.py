@@ -11,9 +11,7 @@ from devices.errors import UserError, unknown
 @click.command()
 @click.argument("plan", default="docs", metavar="[docs|short|smollm2]")
 @click.option("--teacher", help="Checkpoint folder, hub id or GGUF file.  [default: the teacher that ships]")
-@click.option(
-    "--out", type=Path, help="Folder for everything.  [default: demo-out, or demo-PLAN-out]"
-)
+@click.option("--out", type=Path, help="Folder for everything.  [default: demo-out, or demo-PLAN-out]")
 @click.option("--corpus", help="Text to train students on.  [default: stdlib]")
 @click.option("--text", help="Text to take perplexity on.  [default: stdlib's held-out part]")
 @click.option("--tokens", type=click.IntRange(min=1), help="Training budget of each student.")
