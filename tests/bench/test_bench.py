@@ -225,6 +225,11 @@ def test_an_interrupt_ends_the_worker(monkeypatch):
     assert started[0].returncode == -signal.SIGKILL
 
 
+def heed_interrupts():
+    """A child of a shell's background job ignores SIGINT; a terminal's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_nothing_that_looks_finished(artifacts, tmp_path):
     """Interrupted in the middle, the command exits 130 in one line and writes no result."""
     command = [sys.executable, "-m", "toolchain", "bench", str(artifacts[0]), "--rounds", "500"]
@@ -234,6 +239,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(artifacts, tmp_path):
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children")  # a worker: it is measuring

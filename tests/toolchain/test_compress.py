@@ -169,7 +169,9 @@ def test_no_disk_space(
 def test_interrupted_while_cutting(gpt2_checkpoint: Path, tmp_path: Path) -> None:
     """Ctrl-C to the process while it writes weights: exit 130, one line, nothing left."""
     code = (
-        "import sys, time\nfrom toolchain.compress import truncate\nfrom toolchain.cli import main\n"
+        # A child of a shell's background job ignores SIGINT; a terminal's does not.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from toolchain.compress import truncate\nfrom toolchain.cli import main\n"
         "whole = truncate.stream\n"
         "def slow(*args):\n    whole(*args)\n    print('cutting', flush=True)\n    time.sleep(60)\n"
         "truncate.stream = slow\nmain(sys.argv[1:])"
