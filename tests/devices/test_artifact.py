@@ -212,7 +212,7 @@ def test_weights_the_manifest_does_not_list_are_refused(own_artifact):
 def test_a_note_beside_the_files_is_left_alone(own_artifact):
     """A user's own file does not make an artifact unreadable."""
     (own_artifact / "NOTES about this.md").write_text("mine")
-    open_artifact(own_artifact)
+    assert open_artifact(own_artifact).path == own_artifact
 
 
 @pytest.mark.parametrize("where", ["nothing", "file", "empty"])
