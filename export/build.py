@@ -19,7 +19,7 @@ from export import parity as checks
 from export.architecture import Architecture, check, describe_model, label_names
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.graph import write_graph
-from export.recipes import Recipe, find_recipe
+from export.recipes import Recipe, find_recipe, recipe_for
 
 COPIED = (
     "config.json",
@@ -49,7 +49,8 @@ def export(
         UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
         CheckFailed: the graph is not the model.
     """
-    checkpoint, out, chosen = Path(checkpoint), Path(out), find_recipe(recipe)
+    checkpoint, out = Path(checkpoint), Path(out)
+    find_recipe(recipe)
     if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
     if out.resolve() in checkpoint.resolve().parents:
@@ -57,6 +58,7 @@ def export(
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
     arch = check(opened)
+    chosen = recipe_for(recipe, arch.kind)
     name = identity(checkpoint)
     with staged(out, force=force) as staging:
         progress(f"writing the graph, {chosen.name}")
