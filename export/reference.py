@@ -50,6 +50,7 @@ def _load(checkpoint: Path, classifier: bool) -> Any:
         attn_implementation="eager",
         local_files_only=True,
         use_safetensors=True,
+        trust_remote_code=False,
     )
     return model.eval()
 
