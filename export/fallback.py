@@ -84,7 +84,9 @@ def _run_child(arguments: list[str]) -> None:
         raise UserError(last)
     if done.returncode < 0:
         killed = signal.Signals(-done.returncode).name
-        raise UserError(f"{arguments[0]}: the tracing was ended by {killed}; out of memory? trace where there is more")
+        raise UserError(
+            f"{arguments[0]}: the tracing was ended by {killed}; out of memory? trace where there is more"
+        )
     if done.returncode:
         raise UserError(
             f"{arguments[0]}: could not be traced ({last[:300]}); if packages are missing, {install('host')}"

@@ -94,6 +94,7 @@ def load(checkpoint: Path, kind: str) -> Any:
             checkpoint,
             dtype=torch.float32,
             attn_implementation="eager",
+            experts_implementation="batched_mm",  # the one that torch.onnx can trace
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,

@@ -15,6 +15,9 @@ from devices.runtime import Classifier, Decoder
 from export import fallback, tracing
 from export.build import export
 
+# Of torch's own making.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore::FutureWarning")
+
 WINDOWED = {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16}
 # Fields over those of the tiny checkpoints in conftest.py. OPT has learned positions and biases everywhere.
 OPT = {"num_hidden_layers": 2, "word_embed_proj_dim": 32, "ffn_dim": 64}
@@ -71,9 +74,10 @@ def changed(opt_checkpoint, tmp_path):
 
 
 def matrices(folder):
-    """Shapes of the stored tensors with two dimensions or more, and the graph's operators, counted."""
+    """Shapes of the stored weights with two dimensions or more, and the graph's operators, counted."""
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
-    shapes = [tuple(t.dims) for t in graph.initializer if len(t.dims) > 1 and not t.name.endswith(".scales")]
+    weights = [t for t in graph.initializer if not t.name.endswith((".scales", ".zeros"))]
+    shapes = [tuple(t.dims) for t in weights if len(t.dims) > 1]
     return Counter(shapes), Counter(node.op_type for node in graph.node)
 
 
