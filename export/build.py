@@ -15,9 +15,11 @@ from devices.errors import CheckFailed, UserError
 from devices.files import read_record, refuse_existing, staged, write_json
 from devices.machine import version
 from devices.session import open_session
+from export import fallback
 from export import parity as checks
-from export.architecture import Architecture, check, describe_model, label_names
+from export.architecture import Model, check, describe_model, label_names
 from export.checkpoint import Checkpoint, identity, open_checkpoint
+from export.fallback import Traced
 from export.graph import write_graph
 from export.recipes import Recipe, find_recipe, recipe_for
 
@@ -42,8 +44,9 @@ def export(
 ) -> dict[str, Any]:
     """Write the artifact of `checkpoint` to the folder `out` and return its manifest.
 
-    Decoder or classifier is decided by what the checkpoint is. With `parity`, the graph that was written is
-    compared with PyTorch (see export/parity.py); what fails leaves no artifact. `progress` is told each step.
+    Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this
+    project does not write is traced (see export/fallback.py). With `parity`, the graph is compared with PyTorch
+    (see export/parity.py); what fails leaves no artifact. `progress` is told each step.
 
     Raises:
         UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
@@ -57,13 +60,18 @@ def export(
         raise UserError(f"{out}: holds the checkpoint; choose another --out")
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
-    arch = check(opened)
-    chosen = recipe_for(recipe, arch.kind)
-    name = identity(checkpoint)
+    known = None if fallback.is_needed(opened.config) else check(opened)
+    chosen = recipe_for(recipe, known.kind) if known else fallback.recipe_of(opened.config, recipe)
+    name, producer = identity(checkpoint), f"toolchain {version('toolchain') or ''}".strip()
     with staged(out, force=force) as staging:
-        progress(f"writing the graph, {chosen.name}")
-        stored = write_graph(opened, arch, chosen, staging, f"toolchain {version('toolchain') or ''}".strip())
-        _inspect(staging, chosen)
+        arch: Model
+        if known is None:
+            arch, stored = fallback.trace(opened, chosen, staging, producer, progress)
+            onnx.checker.check_model(str(staging / GRAPH))
+        else:
+            progress(f"writing the graph, {chosen.name}")
+            arch, stored = known, write_graph(opened, known, chosen, staging, producer)
+            _inspect(staging, chosen)
         _copy_files(opened, staging)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
         artifact = Artifact(staging, manifest, "")
@@ -103,16 +111,18 @@ def _inspect(folder: Path, chosen: Recipe) -> None:
 
 
 def _manifest(
-    opened: Checkpoint, arch: Architecture, chosen: Recipe, sha256: str, name: str, stored: dict[str, int]
+    opened: Checkpoint, arch: Any, chosen: Recipe, sha256: str, name: str, stored: dict[str, int]
 ) -> dict[str, Any]:
     lineage = {key: read_record(opened.path / f"{key}.json") for key in ("compression", "training", "glue")}
-    packages = ("onnx", "onnx_ir", "onnxruntime", "numpy")
+    traced = isinstance(arch, Traced)
+    packages = ("onnx", "onnx_ir", "onnxruntime", "numpy", *(fallback.PACKAGES if traced else ()))
     return {
         "kind": arch.kind,
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "toolchain": version("toolchain"),
-        "model": describe_model(arch),
+        "model": arch.model if traced else describe_model(arch),
+        "cache": None if arch.kind == "classifier" else "growing" if traced else "fixed",
         "recipe": asdict(chosen),
         "lineage": {"checkpoint": {"name": opened.path.resolve().name, "sha256": sha256}, **lineage},
         "parity": None,
@@ -122,9 +132,7 @@ def _manifest(
     }
 
 
-def describe_task(
-    arch: Architecture, config: dict[str, Any], glue: dict[str, Any] | None
-) -> dict[str, Any] | None:
+def describe_task(arch: Model, config: dict[str, Any], glue: dict[str, Any] | None) -> dict[str, Any] | None:
     """What a classifier decides: its glue.json's task, or the labels of its config where it has none."""
     if arch.kind == "decoder":
         return None
