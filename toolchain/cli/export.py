@@ -13,7 +13,9 @@ from devices.errors import UserError
 @click.option("--out", type=Path, required=True, help="Folder for the artifact.")
 @click.option("--int8", is_flag=True, help="8-bit weights: --recipe int8.")
 @click.option("--int4", is_flag=True, help="4-bit weights: --recipe int4.")
-@click.option("--recipe", metavar="NAME", help="How to quantize (toolchain list recipes).  [default: fp32]")
+@click.option(
+    "--recipe", metavar="NAME", help="How to quantize: toolchain list recipes, or FILE.toml.  [default: fp32]"
+)
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with PyTorch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of sentences.")
