@@ -277,6 +277,7 @@ def _measure(
     """Perplexity of the checkpoints in PyTorch, then every artifact through the runtime that ships."""
     from bench.run import bench
     from devices.artifact import open_artifact
+    from devices.machine import physical_cores
     from toolchain.corpus import heldout_file
     from toolchain.evaluate import evaluate
     from toolchain.glue.metrics import dev_rows
@@ -289,7 +290,13 @@ def _measure(
             [keys[name], asked, text],
             lambda out, path=path: evaluate(path, out=out, **asked),  # type: ignore[misc]
         )
-    shared: dict[str, Any] = {"rounds": plan.rounds, "seed": plan.seed, "say": walk.say}
+    # One thread count for all, so that what is compared differs in nothing else.
+    shared: dict[str, Any] = {
+        "threads": physical_cores(),
+        "rounds": plan.rounds,
+        "seed": plan.seed,
+        "say": walk.say,
+    }
     walk.step(
         "results/decoders",
         f"{len(artifacts)} artifacts measured on this machine, {plan.rounds} rounds in turn",
