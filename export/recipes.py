@@ -25,8 +25,8 @@ class Recipe:
     column of weights, twice as fast at many rows (prompts, classification), less exact. `weight_top` is the
     largest level of its weights: 127, or 63 where a processor without VNNI would saturate at more; `needs`
     names what a device must have (devices/machine.py checks it). `classifier` names the recipe that takes
-    this one's place for a classifier. `batch_invariant`: a token's logits do not depend on which others
-    run beside it, in other rows or at once.
+    this one's place for a classifier. `batch_invariant`: a token's logits are the same, but for float noise,
+    whether it runs alone or with the tokens before it, which a draft needs (devices/draft.py).
 
     `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
@@ -47,7 +47,7 @@ class Recipe:
     weight_top: int = 127
     needs: str | None = None
     classifier: str | None = None
-    batch_invariant: bool = True
+    batch_invariant: bool = False
     parts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -83,7 +83,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 RECIPES: dict[str, Recipe] = {
-    "fp32": Recipe("fp32", "float weights as they are; the reference"),
+    "fp32": Recipe("fp32", "float weights as they are; the reference", batch_invariant=True),
     "int8": Recipe(
         "int8",
         "8-bit weights and activations in blocks; a classifier gets int8-dynamic",
