@@ -14,6 +14,8 @@ class Recipe:
     want a power of two, and the largest one that divides the matrix's inner size is taken, as a padded
     block would store zeros. `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
+    `smooth` is SmoothQuant's alpha, 0 for none; `method` is `rtn` (each weight to its nearest level) or `gptq`.
+    Both want a text to calibrate on; without one, weights are rounded to nearest and not smoothed.
     `parts` gives single parts bits of their own, by the names in PARTS; where several hold for a matrix
     (`down` in the `first` layer), the most bits count.
     """
@@ -27,7 +29,14 @@ class Recipe:
     head_bits: int = 32  # head and token embedding, which are one tensor where they are tied
     head_block: int = 128
     accuracy_level: int = 4
+    smooth: float = 0.0
+    method: str = "rtn"
     parts: Mapping[str, int] = field(default_factory=dict)
+
+
+def wants_text(recipe: Recipe) -> bool:
+    """Whether a recipe is better for a text to calibrate on."""
+    return recipe.smooth > 0 or recipe.method != "rtn"
 
 
 # What `Recipe.parts` can name: tables, matrices of every layer, and whole layers.
