@@ -8,18 +8,22 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from devices.artifact import GRAPH, Artifact, seal
 from devices.errors import CheckFailed, UserError
-from devices.files import read_record, refuse_existing, staged, write_json
+from devices.files import read_record, refuse_existing, sha256, staged, write_json
 from devices.machine import version
 from devices.session import open_session
 from export import parity as checks
 from export.architecture import Architecture, check, describe_model, label_names
+from export.calibrate import sample_text
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.graph import write_graph
-from export.recipes import Recipe, find_recipe
+from export.recipes import Recipe, find_recipe, wants_text
+from export.smooth import calibrated
+from export.weights import Source
 
 COPIED = (
     "config.json",
@@ -38,12 +42,16 @@ def export(
     *,
     force: bool = False,
     parity: bool = True,
+    calibration_text: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the artifact of `checkpoint` to the folder `out` and return its manifest.
 
     Decoder or classifier is decided by what the checkpoint is. With `parity`, the graph that was written is
-    compared with PyTorch (see export/parity.py); what fails leaves no artifact. `progress` is told each step.
+    compared with PyTorch (see export/parity.py); what fails leaves no artifact. `calibration_text` is a UTF-8
+    file for recipes that smooth or use GPTQ: text like that of use, and none that anything is measured on.
+    Without it, or without a tokenizer, weights are rounded to nearest and the manifest's `calibration` says
+    so. `progress` is told each step.
 
     Raises:
         UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
@@ -59,11 +67,15 @@ def export(
     arch = check(opened)
     name = identity(checkpoint)
     with staged(out, force=force) as staging:
+        producer = f"toolchain {version('toolchain') or ''}".strip()
+        ids = _calibration_ids(opened, arch, chosen, calibration_text)
         progress(f"writing the graph, {chosen.name}")
-        stored = write_graph(opened, arch, chosen, staging, f"toolchain {version('toolchain') or ''}".strip())
+        source = Source if ids is None else calibrated(opened, arch, chosen, ids)
+        stored = write_graph(opened, arch, chosen, staging, producer, source)
         _inspect(staging, chosen)
         _copy_files(opened, staging)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
+        manifest["calibration"] = _describe_calibration(chosen, calibration_text, ids)
         artifact = Artifact(staging, manifest, "")
         if parity:
             ids = checks.sample_ids(checkpoint, arch)
@@ -73,6 +85,24 @@ def export(
         else:
             open_session(artifact, 1)  # that it loads is the least to be known
         return seal(staging, manifest)
+
+
+def _calibration_ids(
+    opened: Checkpoint, arch: Architecture, chosen: Recipe, text: Path | None
+) -> np.ndarray | None:
+    """Ids to calibrate on, int64 [rows, length]; None where the recipe wants none or there is no text."""
+    return sample_text(text, opened.path, arch) if text is not None and wants_text(chosen) else None
+
+
+def _describe_calibration(
+    chosen: Recipe, text: Path | None, ids: np.ndarray | None
+) -> dict[str, Any] | None:
+    """What a recipe was calibrated on; no text and 0 tokens if on nothing, None if it wants nothing."""
+    if not wants_text(chosen):
+        return None
+    if text is None or ids is None:
+        return {"text": None, "tokens": 0}
+    return {"text": sha256(text), "tokens": ids.size}
 
 
 def _copy_files(opened: Checkpoint, staging: Path) -> None:
@@ -143,6 +173,8 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         f"{out}: {manifest['kind']}, {manifest['recipe']['name']}, {model['layers']} layers, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {size / 1e6:.1f} MB ({parts})"
     ]
+    if manifest["calibration"] and not manifest["calibration"]["tokens"]:
+        lines.append("no text to calibrate on: weights were rounded to nearest")
     figures = manifest["parity"]
     if figures is None:
         return [*lines, "parity: not checked"]
