@@ -1,7 +1,8 @@
 """The key-value cache: one fixed buffer per layer and side, bound to the graph as past and present alike.
 
 GroupQueryAttention sees that both are the same memory and writes new positions in place, so that a step
-copies nothing and allocates nothing but its logits.
+copies nothing and allocates nothing but its logits. Graphs that were traced do not have that operator: theirs
+grows, each run's present being the next one's past. The manifest says which.
 """
 
 import math
@@ -49,6 +50,57 @@ class Cache:
         self.session.run_with_iobinding(self.binding)
         self.lengths = lengths
         return self.binding.get_outputs()[-1].numpy()  # bound after the presents, so it is the last
+
+
+class GrowingCache:
+    """The same for a graph whose present is a new tensor, longer than its past by what went in.
+
+    A batch's rows end together, as if padded to the left: the graph counts a sliding window in places, and
+    between two places of a row there must be no padding.
+    """
+
+    def __init__(self, session: Any, batch: int, context: int) -> None:
+        self.session, self.batch, self.context = session, batch, context
+        self.lengths = np.zeros(batch, dtype=np.int64)
+        self.presents = {v.name.replace(PAST, PRESENT, 1): v for v in past_inputs(session)}
+        self.past: dict[str, Any] = {}
+
+    def run(self, feeds: dict[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
+        """As `Cache.run`; feeds whose mask is as wide as their ids start anew."""
+        mask = feeds["attention_mask"]
+        starts = mask.shape[1] == feeds["input_ids"].shape[1]
+        if starts:
+            self.past = {name: _empty(value, self.batch) for name, value in self.presents.items()}
+        else:
+            feeds = {**feeds, "attention_mask": mask[:, ::-1]}
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
+        for name, value in self.presents.items():
+            binding.bind_ortvalue_input(value.name, self.past[name])
+            binding.bind_output(name, "cpu")
+        binding.bind_output("logits", "cpu")
+        self.session.run_with_iobinding(binding)
+        *found, logits = binding.get_outputs()
+        if starts and lengths.min() < lengths.max():
+            found = [_ends_together(present, lengths) for present in found]
+        self.past, self.lengths = dict(zip(self.presents, found, strict=True)), lengths
+        return logits.numpy()
+
+
+def new_cache(kind: str, session: Any, batch: int, context: int) -> Cache | GrowingCache:
+    """An empty cache of the `kind` that the artifact's manifest names, for `batch` rows."""
+    return (GrowingCache if kind == "growing" else Cache)(session, batch, context)
+
+
+def _empty(value: Any, batch: int) -> Any:
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(past_shape(value, batch, 0), dtype_of(value)))
+
+
+def _ends_together(present: Any, lengths: np.ndarray) -> Any:
+    """The present [batch, kv_heads, longest, head_dim] with each row's padding moved from its end to its start."""
+    rows = zip(present.numpy(), lengths.max() - lengths, strict=True)
+    return ort.OrtValue.ortvalue_from_numpy(np.stack([np.roll(row, shift, axis=1) for row, shift in rows]))
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

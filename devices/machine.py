@@ -53,6 +53,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def has_vnni() -> bool:
+    """Whether sums of int8 products are exact here: ARM, or x86 with a VNNI instruction set.
+
+    Other x86 processors add two of them in 16 bits and saturate; where nothing is known, so is this assumed.
+    """
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return True
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment()["isa"] or ()))
+
+
 def version(package: str) -> str | None:
     """The installed version of a package, without importing it; null where it is not installed."""
     try:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from devices import generation
 from devices.artifact import GRAPH, Artifact, opened
-from devices.cache import Cache, past_inputs, past_shape
+from devices.cache import Cache, GrowingCache, new_cache, past_inputs, past_shape
 from devices.classifier import Classifier
 from devices.errors import UserError
 from devices.generation import Generation, TextStream
@@ -45,7 +45,7 @@ class Decoder:
         self.session = open_session(self.artifact, self.threads)
         self.inputs = input_shapes(self.session)
         self.special = special_ids(self.artifact.path)
-        self.cache: Cache | None = None
+        self.cache: Cache | GrowingCache | None = None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -83,7 +83,7 @@ class Decoder:
             row[: len(prompt)] = prompt
         ids = self._checked(ids)
         if self.cache is None or self.cache.batch != len(prompts):
-            self.cache = Cache(self.session, len(prompts), self.context)
+            self.cache = new_cache(self.artifact.cache, self.session, len(prompts), self.context)
         # Only as many last positions pass through the head as the shortest row needs.
         keep = longest - int(lengths.min()) + 1
         logits = self._run(self._feeds(ids, np.zeros_like(lengths), lengths, longest, keep), lengths)

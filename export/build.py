@@ -16,12 +16,14 @@ from devices.errors import CheckFailed, UserError
 from devices.files import read_record, refuse_existing, sha256, staged, write_json
 from devices.machine import version
 from devices.session import open_session
+from export import fallback
 from export import parity as checks
-from export.architecture import Architecture, check, describe_model, label_names
+from export.architecture import Architecture, Model, check, describe_model, label_names
 from export.calibrate import sample_text
 from export.checkpoint import Checkpoint, identity, open_checkpoint
+from export.fallback import Traced
 from export.graph import write_graph
-from export.recipes import Recipe, find_recipe, wants_text
+from export.recipes import Recipe, find_recipe, recipe_for, wants_text
 from export.smooth import calibrated
 from export.weights import Source
 
@@ -47,35 +49,43 @@ def export(
 ) -> dict[str, Any]:
     """Write the artifact of `checkpoint` to the folder `out` and return its manifest.
 
-    Decoder or classifier is decided by what the checkpoint is. With `parity`, the graph that was written is
-    compared with PyTorch (see export/parity.py); what fails leaves no artifact. `calibration_text` is a UTF-8
-    file for recipes that smooth or use GPTQ: text like that of use, and none that anything is measured on.
-    Without it, or without a tokenizer, weights are rounded to nearest and the manifest's `calibration` says
-    so. `progress` is told each step.
+    Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this
+    project does not write is traced (see export/fallback.py). With `parity`, the graph is compared with PyTorch
+    (see export/parity.py); what fails leaves no artifact. `calibration_text` is a UTF-8 file for recipes that
+    smooth or use GPTQ: text like that of use, and none that anything is measured on. Without it, or where
+    no tokenizer is or the graph is traced, weights are rounded to nearest and the manifest's `calibration`
+    says so. `progress` is told each step.
 
     Raises:
         UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
         CheckFailed: the graph is not the model.
     """
-    checkpoint, out, chosen = Path(checkpoint), Path(out), find_recipe(recipe)
+    checkpoint, out = Path(checkpoint), Path(out)
+    find_recipe(recipe)
     if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
     if out.resolve() in checkpoint.resolve().parents:
         raise UserError(f"{out}: holds the checkpoint; choose another --out")
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
-    arch = check(opened)
-    name = identity(checkpoint)
+    known = None if fallback.is_needed(opened.config) else check(opened)
+    chosen = recipe_for(recipe, known.kind) if known else fallback.recipe_of(opened.config, recipe)
+    name, producer = identity(checkpoint), f"toolchain {version('toolchain') or ''}".strip()
     with staged(out, force=force) as staging:
-        producer = f"toolchain {version('toolchain') or ''}".strip()
-        ids = _calibration_ids(opened, arch, chosen, calibration_text)
-        progress(f"writing the graph, {chosen.name}")
-        source = Source if ids is None else calibrated(opened, arch, chosen, ids)
-        stored = write_graph(opened, arch, chosen, staging, producer, source)
-        _inspect(staging, chosen)
+        arch: Model
+        sample = None
+        if known is None:
+            arch, stored = fallback.trace(opened, chosen, staging, producer, progress)
+            onnx.checker.check_model(str(staging / GRAPH))
+        else:
+            sample = _calibration_ids(opened, known, chosen, calibration_text)
+            progress(f"writing the graph, {chosen.name}")
+            source = Source if sample is None else calibrated(opened, known, chosen, sample)
+            arch, stored = known, write_graph(opened, known, chosen, staging, producer, source)
+            _inspect(staging, chosen)
         _copy_files(opened, staging)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
-        manifest["calibration"] = _describe_calibration(chosen, calibration_text, ids)
+        manifest["calibration"] = _describe_calibration(chosen, calibration_text, sample)
         artifact = Artifact(staging, manifest, "")
         if parity:
             ids = checks.sample_ids(checkpoint, arch)
@@ -131,16 +141,18 @@ def _inspect(folder: Path, chosen: Recipe) -> None:
 
 
 def _manifest(
-    opened: Checkpoint, arch: Architecture, chosen: Recipe, sha256: str, name: str, stored: dict[str, int]
+    opened: Checkpoint, arch: Any, chosen: Recipe, sha256: str, name: str, stored: dict[str, int]
 ) -> dict[str, Any]:
     lineage = {key: read_record(opened.path / f"{key}.json") for key in ("compression", "training", "glue")}
-    packages = ("onnx", "onnx_ir", "onnxruntime", "numpy")
+    traced = isinstance(arch, Traced)
+    packages = ("onnx", "onnx_ir", "onnxruntime", "numpy", *(fallback.PACKAGES if traced else ()))
     return {
         "kind": arch.kind,
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "toolchain": version("toolchain"),
-        "model": describe_model(arch),
+        "model": arch.model if traced else describe_model(arch),
+        "cache": None if arch.kind == "classifier" else "growing" if traced else "fixed",
         "recipe": asdict(chosen),
         "lineage": {"checkpoint": {"name": opened.path.resolve().name, "sha256": sha256}, **lineage},
         "parity": None,
@@ -150,9 +162,7 @@ def _manifest(
     }
 
 
-def describe_task(
-    arch: Architecture, config: dict[str, Any], glue: dict[str, Any] | None
-) -> dict[str, Any] | None:
+def describe_task(arch: Model, config: dict[str, Any], glue: dict[str, Any] | None) -> dict[str, Any] | None:
     """What a classifier decides: its glue.json's task, or the labels of its config where it has none."""
     if arch.kind == "decoder":
         return None

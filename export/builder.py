@@ -72,6 +72,27 @@ class Builder:
             DATA, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=self.folder
         )
 
+    def view(self, name: str, stored: ir.Value, shape: Sequence[int] | None = None) -> ir.Value:
+        """A second initializer over the bytes of `stored`, in another shape if one is given.
+
+        ONNX Runtime keeps a copy of a weight in the order its kernel likes and drops the weight itself, but
+        only if nobody else reads it. A reader of a few rows gets a view: one copy on disk, one in memory,
+        and of the view only the pages of those rows.
+        """
+        if name in self.initializers:
+            return self.initializers[name]
+        tensor, shape = stored.const_value, ir.Shape(shape or stored.shape)
+        if isinstance(tensor, ir.ExternalTensor):
+            data = self.folder
+            seen: Any = ir.ExternalTensor(
+                DATA, tensor.offset, tensor.length, tensor.dtype, shape=shape, name=name, base_dir=data
+            )
+        else:
+            seen = ir.Tensor(tensor.numpy().reshape(tuple(shape)), name=name)
+        value = ir.Value(name=name, shape=seen.shape, type=ir.TensorType(seen.dtype), const_value=seen)
+        self.initializers[name] = value
+        return value
+
     def quantized(self, name: str, found: Quantized) -> tuple[ir.Value, ir.Value, ir.Value | None]:
         """Initializers of a quantized matrix: packed levels, scales, zero points (None where symmetric)."""
         zeros = None

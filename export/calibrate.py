@@ -22,11 +22,13 @@ from export.attention import context
 from export.builder import DATA, Builder, typed, value
 from export.checkpoint import Checkpoint
 from export.graph import enter, layer, own_positions
+from export.padding import pack
 from export.recipes import RECIPES
 from export.weights import Source, gather, table
 
 WINDOWS, LENGTH = 32, 256  # rows of text, and tokens in each
 CHARACTERS = 16  # of text for each token wanted: more than any tokenizer puts into one on average
+INT64 = ir.DataType.INT64
 Values = list[ir.Value]
 
 
@@ -60,13 +62,13 @@ def layer_inputs(
 
     `ids`: int64 [rows, length], run row by row.
     """
+    mask = np.ones((1, ids.shape[1]), np.int64)
     with _running(checkpoint, arch, _enter) as run:
-        states = [run({"input_ids": row[None]}) for row in ids]
+        states = [run({"input_ids": row[None], "attention_mask": mask}) for row in ids]
     for i in range(arch.layers):
         sums: dict[str, list[Any]] = {}
         with _running(checkpoint, arch, lambda source, i=i: _layer(source, i)) as run:  # type: ignore[misc]
             for row, (h, residual) in enumerate(states):
-                mask = np.ones(h.shape[:2], np.int64)
                 *states[row], o, up, down = run({"h": h, "residual": residual, "attention_mask": mask})
                 _add(sums, {"qkv": h, "o": o, "up": up, "down": down}, moments)
         yield {slot: Inputs(*found) for slot, found in sums.items()}
@@ -105,25 +107,24 @@ def _running(
 
 
 def _enter(source: Source) -> tuple[Values, Values]:
-    """input_ids -> the first layer's normed input and the residual stream."""
-    ids = value("input_ids", ir.DataType.INT64, ["batch", "sequence"])
+    """input_ids, attention_mask -> the first layer's normed input and the residual stream."""
+    ids, mask = (value(name, INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask"))
     x = gather(source, table(source, "embedding", 32), ids, "embedding")
-    return [ids], _floats(enter(source, x, own_positions(source, ids)))
+    positions = own_positions(source, pack(source.builder, ids, mask))
+    return [ids, mask], _floats(enter(source, x, positions))
 
 
 def _layer(source: Source, i: int) -> tuple[Values, Values]:
     """h, residual, attention_mask -> the next layer's h and residual, and what its products o, up, down read."""
     shape: list[int | str] = ["batch", "sequence", source.arch.hidden]
     h, residual = (value(name, ir.DataType.FLOAT, shape) for name in ("h", "residual"))
-    mask = value("attention_mask", ir.DataType.INT64, ["batch", "sequence"])
-    shared = context(source, mask, own_positions(source, mask), cached=False)
-    outputs = layer(source, i, h, residual, shared)
-    reads = {
-        node.name.removesuffix(".product"): node.inputs[0]
-        for node in source.builder.nodes
-        if node.op_type == "MatMul"
-    }
-    return [h, residual, mask], _floats((*outputs, *(reads[f"layers.{i}.{slot}"] for slot in ("o", "up", "down"))))
+    mask = value("attention_mask", INT64, ["batch", "sequence"])
+    positions = own_positions(source, pack(source.builder, mask, mask))
+    outputs = layer(source, i, h, residual, context(source, mask, positions, cached=False))
+    products = [node for node in source.builder.nodes if node.op_type == "MatMul"]
+    reads = {node.name.removesuffix(".product"): node.inputs[0] for node in products}  # type: ignore[union-attr]
+    tapped = [reads[f"layers.{i}.{slot}"] for slot in ("o", "up", "down")]
+    return [h, residual, mask], _floats((*outputs, *tapped))  # type: ignore[arg-type]
 
 
 def _floats(outputs: tuple[ir.Value, ...]) -> Values:

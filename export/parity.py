@@ -23,7 +23,7 @@ from devices.files import cache_folder
 from devices.process import command, environment
 from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, load_tokenizer
-from export.architecture import Architecture
+from export.architecture import Model
 from export.recipes import Recipe
 
 LENGTH = 64  # ids in a row, or the model's positions where they are fewer
@@ -44,7 +44,7 @@ Reference = dict[str, np.ndarray]
 Say = Callable[[str], None]
 
 
-def sample_ids(folder: Path, arch: Architecture) -> np.ndarray:
+def sample_ids(folder: Path, arch: Model) -> np.ndarray:
     """Ids int64 [rows, length] to compare on: English through the folder's tokenizer, and seeded noise.
 
     A decoder gets two rows of text and one of noise, a classifier rows of several lengths, padded with -1.
@@ -127,7 +127,7 @@ def _keep(made: Path, kept: Path) -> None:
 
 
 def compare(
-    artifact: Artifact, arch: Architecture, recipe: Recipe, ids: np.ndarray, wanted: Reference
+    artifact: Artifact, arch: Model, recipe: Recipe, ids: np.ndarray, wanted: Reference
 ) -> dict[str, Any]:
     """Parity figures for the manifest; CheckFailed, with the figure and its limit, if they do not hold."""
     figures: dict[str, Any] = {

@@ -12,7 +12,17 @@ class Recipe:
 
     `block` is the largest block of the body's matrices and `head_block` of embedding and head: the operators
     want a power of two, and the largest one that divides the matrix's inner size is taken, as a padded
-    block would store zeros. `symmetric` leaves out zero points. `search` tries several scales for each block
+    block would store zeros.
+
+    `kernel` multiplies the body's 8-bit matrices. `blocks`: MatMulNBits, whose activations share a scale by
+    block, exact and fastest at one row. `rows`: int8 GEMM with one scale per row of activations and one per
+    column of weights, twice as fast at many rows (prompts, classification), less exact. `weight_top` is the
+    largest level of its weights: 127, or 63 where a processor without VNNI would saturate at more; `needs`
+    names what a device must have (devices/machine.py checks it). `classifier` names the recipe that takes
+    this one's place for a classifier. `batch_invariant`: a token's logits do not depend on which others
+    run beside it, in other rows or at once.
+
+    `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
     `smooth` is SmoothQuant's alpha, 0 for none; `method` is `rtn` (each weight to its nearest level) or `gptq`.
     Both want a text to calibrate on; without one, weights are rounded to nearest and not smoothed.
@@ -29,6 +39,11 @@ class Recipe:
     head_bits: int = 32  # head and token embedding, which are one tensor where they are tied
     head_block: int = 128
     accuracy_level: int = 4
+    kernel: str = "blocks"
+    weight_top: int = 127
+    needs: str | None = None
+    classifier: str | None = None
+    batch_invariant: bool = True
     smooth: float = 0.0
     method: str = "rtn"
     parts: Mapping[str, int] = field(default_factory=dict)
@@ -59,7 +74,27 @@ def table_bits(recipe: Recipe, *names: str, default: int) -> int:
 RECIPES: dict[str, Recipe] = {
     "fp32": Recipe("fp32", "float weights as they are; the reference"),
     "int8": Recipe(
-        "int8", "8-bit weights in blocks, int8 arithmetic, one scale per block", bits=8, head_bits=8
+        "int8",
+        "8-bit weights and activations in blocks; a classifier gets int8-dynamic",
+        bits=8,
+        head_bits=8,
+        classifier="int8-dynamic",
+    ),
+    "int8-dynamic": Recipe(
+        "int8-dynamic",
+        "int8 by rows: prompts and classification twice as fast, less exact; 7-bit weights, for any processor",
+        bits=8,
+        head_bits=8,
+        kernel="rows",
+        weight_top=63,
+    ),
+    "int8-vnni": Recipe(
+        "int8-vnni",
+        "int8-dynamic with 8-bit weights, for processors with VNNI and for ARM",
+        bits=8,
+        head_bits=8,
+        kernel="rows",
+        needs="vnni",
     ),
     # Four bits bend a model enough that offsets and a search for each scale pay; embedding and head, whose
     # errors reach the logits undamped, stay at eight.
@@ -80,3 +115,9 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def recipe_for(name: str, kind: str) -> Recipe:
+    """The recipe `name` means for a `decoder` or `classifier`."""
+    chosen = find_recipe(name)
+    return find_recipe(chosen.classifier) if kind == "classifier" and chosen.classifier else chosen

@@ -48,8 +48,10 @@ def _load(checkpoint: Path, classifier: bool) -> Any:
         checkpoint,
         dtype=torch.float32,
         attn_implementation="eager",
+        experts_implementation="eager",  # the others have no float64
         local_files_only=True,
         use_safetensors=True,
+        trust_remote_code=False,
     )
     return model.eval()
 

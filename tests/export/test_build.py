@@ -232,7 +232,6 @@ def _config(**change):
 BAD = {
     "truncated weights": (_cut, "truncated or corrupt"),
     "no config": (lambda p: (p / "config.json").unlink(), "config.json"),
-    "unsupported": (_config(model_type="bert"), "unknown architecture 'bert'"),
     "more layers": (_config(n_layer=6), "config.json and the weights disagree"),
     "fewer layers": (_config(n_layer=2), "more than config.json's 2 layers"),
     "other width": (_config(n_embd=64), "config.json says"),

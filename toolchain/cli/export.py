@@ -37,7 +37,8 @@ def command(
 ) -> None:
     """Write a checkpoint's inference graph and all a device needs beside it: the artifact.
 
-    Language models and classifiers of the GPT-2 and Llama families. The graph is compared with PyTorch; one
+    Language models and classifiers of the GPT-2 and Llama families; others are traced by torch.onnx, which is
+    slower to make and to run. The graph is compared with PyTorch; one
     that does not compute the same is not written, and the exit code is 1.
 
     \b
