@@ -4,6 +4,7 @@ Residual sums and norms are two nodes: the fused operator is slower on a prompt 
 (docs/log.md). Rows may be padded on either side: see export/padding.py.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,17 @@ Values = list[ir.Value]
 
 
 def write_graph(
-    checkpoint: Checkpoint, arch: Architecture, recipe: Recipe, folder: Path, producer: str
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    recipe: Recipe,
+    folder: Path,
+    producer: str,
+    make_source: Callable[..., Source] = Source,
 ) -> dict[str, int]:
     """Write model.onnx and model.onnx.data into `folder`; returns stored bytes by precision."""
     with (folder / DATA).open("wb") as stream:
         builder = Builder(folder, stream)
-        source = Source(checkpoint, arch, recipe, builder)
+        source = make_source(checkpoint, arch, recipe, builder)
         inputs, outputs = _classifier(source) if arch.kind == "classifier" else _decoder(source)
         builder.save(inputs, outputs, arch.kind, producer)
     return builder.bytes
@@ -71,7 +77,7 @@ def _classifier(source: Source) -> tuple[Values, Values]:
     mask = value("attention_mask", INT64, ["batch", "sequence"])
     embedding = table(source, "embedding", _minor_bits(source))
     packing = pack(b, ids, mask)
-    shared = context(source, mask, _own_positions(source, packing), cached=False)
+    shared = context(source, mask, own_positions(source, packing), cached=False)
     x = _body(source, gather(source, embedding, to_left(b, packing, ids, "ids.packed"), "embedding"), shared)
     last = b.op("Unsqueeze", [shared.last, b.tensor("axis_1", np.array([1]))], "last")
     x = b.op("GatherND", [x, last], "read", batch_dims=1)
@@ -79,7 +85,7 @@ def _classifier(source: Source) -> tuple[Values, Values]:
     return [ids, mask], [typed(b.op("MatMul", [x, score], "logits"), ["batch", int(arch.labels or 0)])]
 
 
-def _own_positions(source: Source, packing: Packing) -> ir.Value | None:
+def own_positions(source: Source, packing: Packing) -> ir.Value | None:
     """Positions from 0 on, for a graph without a past: [1, sequence] if learned, [1] if rotated."""
     b = source.builder
     if not wants_positions(source.arch):
@@ -96,19 +102,29 @@ def _minor_bits(source: Source) -> int:
 
 def _body(source: Source, x: ir.Value, shared: Context) -> ir.Value:
     """All layers and the final norm over embedded `x` [batch, sequence, hidden]; same shape out."""
-    arch = source.arch
-    if arch.family.position == "learned" and shared.positions is not None:
+    h, residual = enter(source, x, shared.positions)
+    for i in range(source.arch.layers):
+        h, residual = layer(source, i, h, residual, shared)
+    return h
+
+
+def enter(source: Source, x: ir.Value, positions: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+    """What the first layer reads, of embedded `x`: (its norm, the residual stream)."""
+    if source.arch.family.position == "learned" and positions is not None:
         rows = table(source, "positions", _minor_bits(source))
         # Not the fused operator: it does not broadcast positions that all rows share.
-        x = source.builder.op("Add", [x, gather(source, rows, shared.positions, "position")], "embedded")
-    residual, h = x, _first_norm(source, x)
-    for i in range(arch.layers):
-        out = project(source, i, "o", attention(source, i, h, shared), vector(source, i, "o.bias"))
-        h, residual = _norm(source, (i, "norm2"), out, residual)
-        out = _mlp(source, i, h)
-        following = (i + 1, "norm1") if i + 1 < arch.layers else None
-        h, residual = _norm(source, following, out, residual)
-    return h
+        x = source.builder.op("Add", [x, gather(source, rows, positions, "position")], "embedded")
+    return _first_norm(source, x), x
+
+
+def layer(
+    source: Source, i: int, h: ir.Value, residual: ir.Value, shared: Context
+) -> tuple[ir.Value, ir.Value]:
+    """Layer `i` on its normed input `h` and the residual stream: what the next layer, or the head, reads."""
+    out = project(source, i, "o", attention(source, i, h, shared), vector(source, i, "o.bias"))
+    h, residual = _norm(source, (i, "norm2"), out, residual)
+    following = (i + 1, "norm1") if i + 1 < source.arch.layers else None
+    return _norm(source, following, _mlp(source, i, h), residual)
 
 
 def _norm_weights(source: Source, at: tuple[int, str] | None) -> list[ir.Value | None]:

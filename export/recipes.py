@@ -30,6 +30,8 @@ class Recipe:
 
     `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
+    `smooth` is SmoothQuant's alpha, 0 for none; `method` is `rtn` (each weight to its nearest level) or `gptq`.
+    Both want a text to calibrate on; without one, weights are rounded to nearest and not smoothed.
     `parts` gives single parts bits of their own, by the names in PARTS; where several hold for a matrix
     (`down` in the `first` layer), the most bits count.
     """
@@ -48,7 +50,14 @@ class Recipe:
     needs: str | None = None
     classifier: str | None = None
     batch_invariant: bool = False
+    smooth: float = 0.0
+    method: str = "rtn"
     parts: Mapping[str, int] = field(default_factory=dict)
+
+
+def wants_text(recipe: Recipe) -> bool:
+    """Whether a recipe is better for a text to calibrate on."""
+    return recipe.smooth > 0 or recipe.method != "rtn"
 
 
 # What `Recipe.parts` can name: tables, matrices of every layer, and whole layers.
@@ -79,6 +88,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "weight_top": (63, 127),
     "needs": ("vnni",),
     "accuracy_level": (0, 1, 4),
+    "method": ("rtn", "gptq"),
     **dict.fromkeys(SWITCHES, (True, False)),
 }
 
@@ -160,6 +170,10 @@ def _check(path: Path, key: str, value: Any) -> None:
             _check(path, "bits", bits)
     elif key in CHOICES and (value not in CHOICES[key] or isinstance(value, bool) is not (key in SWITCHES)):
         raise UserError(f"{path}: {key} is {value!r}; it must be one of {', '.join(map(str, CHOICES[key]))}")
+    elif key == "smooth" and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    ):
+        raise UserError(f"{path}: smooth is {value!r}; it must be a number from 0 to below 1")
     elif key in ("name", "description") and not isinstance(value, str):
         raise UserError(f"{path}: {key} must be a text, found {value!r}")
 

@@ -12,9 +12,18 @@ import onnx_ir as ir
 from export.architecture import Architecture, layer_tensors, outer_tensors
 from export.builder import CONTRIB, Builder
 from export.checkpoint import Checkpoint
-from export.quantize import fit_block, quantize, quantize_columns
+from export.gptq import gptq
+from export.quantize import Quantized, fit_block, quantize, quantize_columns
 from export.recipes import Recipe, layer_bits, table_bits
 
+# What each matrix of a layer reads, by the first that reads it; the head reads the final norm.
+READS = {
+    **dict.fromkeys(("qkv", "q", "k", "v"), "qkv"),
+    "o": "o",
+    **dict.fromkeys(("up", "gate"), "up"),
+    "down": "down",
+    "head": "head",
+}
 MINOR_BITS = 8  # tables that are gathered from and are no head: learned positions, an untied embedding
 
 
@@ -47,6 +56,10 @@ class Source:
         stored = self.checkpoint.read(slots[f"{slot}.weight"][0])
         return stored.T if self.arch.family.conv1d else stored
 
+    def moment(self, layer: int, slot: str) -> np.ndarray | None:
+        """The sum of x x^T over the inputs x of a layer's matrix, float64 [in, in]; None where unknown."""
+        return None
+
 
 def vector(source: Source, layer: int, slot: str) -> ir.Value | None:
     """The initializer of a layer's norm weight or bias, None where the architecture has none."""
@@ -64,9 +77,19 @@ def project(source: Source, layer: int, slot: str, x: ir.Value, bias: ir.Value |
     if bits == 8 and recipe.kernel == "rows":
         return _row_product(source, name, x, quantize_columns(weight, recipe.weight_top), bias)
     block = fit_block(weight.shape[1], recipe.block)
-    found = quantize(weight, bits, block, symmetric=recipe.symmetric, search=recipe.search)
+    found = _rounded(source, weight, source.moment(layer, slot), bits, block, recipe.symmetric)
     stored = source.builder.quantized(f"{name}.weight", found)
     return _quantized_product(source, name, x, stored, (*weight.shape, block, bits), bias)
+
+
+def _rounded(
+    source: Source, weight: np.ndarray, moment: np.ndarray | None, bits: int, block: int, symmetric: bool
+) -> Quantized:
+    """`weight` in blocks by the recipe's method; to nearest where nothing is known of its inputs."""
+    search = source.recipe.search
+    if source.recipe.method == "gptq" and moment is not None:
+        return gptq(weight, moment, bits, block, symmetric=symmetric, search=search)
+    return quantize(weight, bits, block, symmetric=symmetric, search=search)
 
 
 def _float_product(b: Builder, name: str, x: ir.Value, weight: np.ndarray, bias: ir.Value | None) -> ir.Value:

@@ -189,13 +189,18 @@ def _export(
     walk: Walk, models: dict[str, Path], keys: dict[str, str], recipes: tuple[str, ...]
 ) -> list[Path]:
     from export.build import export
+    from export.recipes import find_recipe
+    from toolchain.corpus import calibration_file
 
+    text = calibration_file("stdlib")
     return [
         walk.step(
             f"artifacts/{name}-{recipe}",
             f"artifact {name} in {recipe}, checked against PyTorch",
-            [keys[name], recipe],
-            lambda out, path=path, recipe=recipe: export(path, out, recipe, force=True),  # type: ignore[misc]
+            [keys[name], asdict(find_recipe(recipe)), sha256(text)],
+            lambda out, path=path, recipe=recipe: export(  # type: ignore[misc]
+                path, out, recipe, force=True, calibration_text=text
+            ),
         )
         for name, path in models.items()
         for recipe in recipes

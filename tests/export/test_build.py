@@ -123,8 +123,8 @@ def test_a_tampered_weight_fails_and_leaves_nothing(
     """A graph with one wrong tensor is found by parity; no artifact is left and the message names figures."""
     import onnx
 
-    def tampered(checkpoint, arch, recipe, folder, producer):
-        stored = build_graph(checkpoint, arch, recipe, folder, producer)
+    def tampered(checkpoint, arch, recipe, folder, *rest):
+        stored = build_graph(checkpoint, arch, recipe, folder, *rest)
         model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
         place = next(t for t in model.graph.initializer if t.name == name)
         if not place.external_data:

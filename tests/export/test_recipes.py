@@ -23,6 +23,8 @@ def test_a_file_adds_a_recipe(tmp_path):
         ("block = 48", "one of 16, 32"),
         ("kernel = 'fast'", "one of blocks, rows"),
         ("base = 'int9'", "int8"),
+        ("method = 'hqq'", "one of rtn, gptq"),
+        ("smooth = 2", "below 1"),
         ("parts = 8", "a table"),
         ("[parts]\ndwon = 8", "down"),
         ("[parts]\ndown = 5", "one of 32, 8, 4"),

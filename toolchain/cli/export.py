@@ -16,6 +16,13 @@ from devices.errors import UserError
 @click.option(
     "--recipe", metavar="NAME", help="How to quantize: toolchain list recipes, or FILE.toml.  [default: fp32]"
 )
+@click.option(
+    "--calibrate",
+    metavar="PATH",
+    default="stdlib",
+    show_default=True,
+    help="Text that recipes may calibrate on: a file, or the standard library's docstrings (train part).",
+)
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with PyTorch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of sentences.")
@@ -25,6 +32,7 @@ def command(
     int8: bool,
     int4: bool,
     recipe: str | None,
+    calibrate: str,
     force: bool,
     no_parity: bool,
     as_json: bool,
@@ -43,10 +51,14 @@ def command(
     if len(chosen) > 1:
         raise UserError("--int8, --int4 and --recipe name one recipe each; give one of them")
     from export.build import export, summary
+    from export.recipes import find_recipe, wants_text
+    from toolchain.corpus import calibration_file
 
+    name = (chosen or ["fp32"])[0] or "fp32"
+    text = calibration_file(calibrate) if wants_text(find_recipe(name)) else None
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"{line} ...", err=True))
     manifest = export(
-        checkpoint, out, (chosen or ["fp32"])[0] or "fp32", force=force, parity=not no_parity, progress=say
+        checkpoint, out, name, force=force, parity=not no_parity, calibration_text=text, progress=say
     )
     if as_json:
         click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
