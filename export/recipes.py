@@ -1,6 +1,7 @@
 """How to quantize: a table of frozen records. `toolchain list recipes` shows them, a manifest repeats one."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from devices.errors import unknown
 
@@ -13,6 +14,8 @@ class Recipe:
     want a power of two, and the largest one that divides the matrix's inner size is taken, as a padded
     block would store zeros. `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
+    `parts` gives single parts bits of their own, by the names in PARTS; where several hold for a matrix
+    (`down` in the `first` layer), the most bits count.
     """
 
     name: str
@@ -24,6 +27,24 @@ class Recipe:
     head_bits: int = 32  # head and token embedding, which are one tensor where they are tied
     head_block: int = 128
     accuracy_level: int = 4
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
+# What `Recipe.parts` can name: tables, matrices of every layer, and whole layers.
+PARTS = ("embedding", "head", "qkv", "o", "up", "gate", "down", "first", "last")
+
+
+def layer_bits(recipe: Recipe, slot: str, layer: int, layers: int) -> int:
+    """Bits of the matrix `slot` (qkv, or q, k or v alone, o, up, gate, down) of layer 0 to `layers` - 1."""
+    names = ["qkv" if slot in "qkv" else slot]
+    names += ["first"] if layer == 0 else []
+    names += ["last"] if layer == layers - 1 else []
+    return max((recipe.parts[name] for name in names if name in recipe.parts), default=recipe.bits)
+
+
+def table_bits(recipe: Recipe, *names: str, default: int) -> int:
+    """Bits of a table that is `names`: the embedding, the head, or both where they are one tensor."""
+    return max((recipe.parts[name] for name in names if name in recipe.parts), default=default)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -13,7 +13,7 @@ from export.architecture import Architecture, layer_tensors, outer_tensors
 from export.builder import CONTRIB, Builder
 from export.checkpoint import Checkpoint
 from export.quantize import fit_block, quantize
-from export.recipes import Recipe
+from export.recipes import Recipe, layer_bits, table_bits
 
 MINOR_BITS = 8  # tables that are gathered from and are no head: learned positions, an untied embedding
 
@@ -58,12 +58,13 @@ def project(source: Source, layer: int, slot: str, x: ir.Value, bias: ir.Value |
     """`x` [batch, sequence, in] times a layer's matrix, plus `bias`: [batch, sequence, out]."""
     name, recipe = f"layers.{layer}.{slot}", source.recipe
     weight = source.matrix(layer, slot)
-    if recipe.bits == 32:
+    bits = layer_bits(recipe, slot, layer, source.arch.layers)
+    if bits == 32:
         return _float_product(source.builder, name, x, weight, bias)
     block = fit_block(weight.shape[1], recipe.block)
-    found = quantize(weight, recipe.bits, block, symmetric=recipe.symmetric, search=recipe.search)
+    found = quantize(weight, bits, block, symmetric=recipe.symmetric, search=recipe.search)
     stored = source.builder.quantized(f"{name}.weight", found)
-    return _quantized_product(source, name, x, stored, (*weight.shape, block, recipe.bits), bias)
+    return _quantized_product(source, name, x, stored, (*weight.shape, block, bits), bias)
 
 
 def _float_product(b: Builder, name: str, x: ir.Value, weight: np.ndarray, bias: ir.Value | None) -> ir.Value:
@@ -110,6 +111,10 @@ def table(source: Source, slot: str, bits: int) -> Table:
     Symmetric because the two operators that read a tied table want zero points in different shapes.
     """
     weight, name = source.outer(slot), f"{slot}.weight"
+    tied = source.arch.tied and source.arch.kind == "decoder"
+    bits = table_bits(
+        source.recipe, *(("embedding", "head") if slot == "embedding" and tied else (slot,)), default=bits
+    )
     if bits == 32:
         return Table((source.builder.tensor(name, weight, "float32"), None, None), None)
     block = fit_block(weight.shape[1], source.recipe.head_block)
