@@ -22,12 +22,18 @@ DTYPES = {
 }
 
 
-def open_session(artifact: Artifact, threads: int) -> Any:
-    """A session on the artifact's graph; its external data is memory-mapped by ONNX Runtime."""
+def open_session(artifact: Artifact, threads: int, optimized: Path | None = None) -> Any:
+    """A session on the artifact's graph; its external data is memory-mapped by ONNX Runtime.
+
+    With `optimized`, the graph as it is run is written there; it points to the weights it did not change.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal only: what goes wrong comes as an exception, with the same words
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it is looked at, not run
     path = artifact.path / GRAPH
     with explained(path, "load"):
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

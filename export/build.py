@@ -4,22 +4,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from math import prod
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import onnx
-
-from devices.artifact import GRAPH, Artifact, seal
-from devices.errors import CheckFailed, UserError
+from devices.artifact import Artifact, seal
+from devices.errors import UserError
 from devices.files import read_record, refuse_existing, staged, write_json
 from devices.machine import version
-from devices.session import open_session
-from export import parity as checks
 from export.architecture import Architecture, check, describe_model, label_names
 from export.checkpoint import Checkpoint, identity, open_checkpoint
+from export.gates import Gates, Judge
 from export.graph import write_graph
+from export.inspection import inspect
+from export.quality import TOKENS
 from export.recipes import Recipe, find_recipe
+from export.verify import Checks, Subject, verify
 
 COPIED = (
     "config.json",
@@ -28,7 +28,6 @@ COPIED = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-LARGE = 1 << 16  # elements from which a float matrix has no place in a quantized graph
 
 
 def export(
@@ -38,16 +37,36 @@ def export(
     *,
     force: bool = False,
     parity: bool = True,
+    quality_text: Path | None = None,
+    quality_tokens: int = TOKENS,
+    quality_batch: int = 1,
+    gates: Gates | None = None,
+    judge: Judge | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the artifact of `checkpoint` to the folder `out` and return its manifest.
 
-    Decoder or classifier is decided by what the checkpoint is. With `parity`, the graph that was written is
-    compared with PyTorch (see export/parity.py); what fails leaves no artifact. `progress` is told each step.
+    Decoder or classifier is decided by what the checkpoint is. What ONNX Runtime runs is inspected
+    (export/inspection.py). With `parity`, the graph is compared with PyTorch on a small sample
+    (export/parity.py). With `quality_text`, text that nothing was trained or calibrated on, a decoder's
+    perplexity and argmax are measured on about `quality_tokens` tokens of it, `quality_batch` windows together
+    (export/quality.py); `judge` scores a classifier on labelled rows. What these give must hold the `gates`,
+    by default the recipe's (export/gates.py). What fails leaves no artifact. `progress` is told each step.
+
+    The manifest's keys, beside those that devices/artifact.py checks:
+        `bytes`: stored bytes by precision; `graph`: the graph that runs: `nodes`, `operators` by kind, `bytes`
+            by precision, bytes `made_at_loading`.
+        `parity`: figures of the small sample, or null.
+        `quality`: null, or `text` (name, sha256, tokens, window, batch), `whole` (all positions at once) and
+            `cached` (prompt, then steps), each with `perplexity` of pytorch and artifact, `perplexity_ratio`,
+            `argmax_agreement` and the positions `compared`; `cached_from_whole`, the difference between the
+            two; `neighbours`, how far a row's logits move in a batch; `task`, what `judge` gave; and `gates`.
+        `seconds`: of `graph` (writing and inspecting it), `pytorch` (0 where its answers were kept), `checks`.
 
     Raises:
-        UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
-        CheckFailed: the graph is not the model.
+        UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`,
+            a text that cannot be used.
+        CheckFailed: the graph is not the model, or not what the recipe says, or a gate does not hold.
     """
     checkpoint, out, chosen = Path(checkpoint), Path(out), find_recipe(recipe)
     if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
@@ -60,18 +79,16 @@ def export(
     name = identity(checkpoint)
     with staged(out, force=force) as staging:
         progress(f"writing the graph, {chosen.name}")
+        start = monotonic()
         stored = write_graph(opened, arch, chosen, staging, f"toolchain {version('toolchain') or ''}".strip())
-        _inspect(staging, chosen)
         _copy_files(opened, staging)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
         artifact = Artifact(staging, manifest, "")
-        if parity:
-            ids = checks.sample_ids(checkpoint, arch)
-            wanted = checks.reference(checkpoint, name, ids, arch.kind, progress)
-            progress("comparing with PyTorch")
-            manifest["parity"] = checks.compare(artifact, arch, chosen, ids, wanted)
-        else:
-            open_session(artifact, 1)  # that it loads is the least to be known
+        manifest["graph"] = inspect(artifact, arch, chosen, stored)
+        seconds = {"graph": round(monotonic() - start, 2)}
+        checks = Checks(parity, quality_text, quality_tokens, quality_batch, gates, judge)
+        manifest |= verify(Subject(artifact, opened, arch, chosen), name, checks, progress)
+        manifest["seconds"] = seconds | manifest["seconds"]
         return seal(staging, manifest)
 
 
@@ -84,20 +101,6 @@ def _copy_files(opened: Checkpoint, staging: Path) -> None:
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         found = {key: opened.config[key] for key in keys if opened.config.get(key) is not None}
         write_json(staging / "generation_config.json", found)
-
-
-def _inspect(folder: Path, chosen: Recipe) -> None:
-    """ONNX's checker over the graph, and no large matrix left in float where the recipe quantizes."""
-    onnx.checker.check_model(str(folder / GRAPH))
-    if chosen.bits == 32:
-        return
-    graph = onnx.load(str(folder / GRAPH), load_external_data=False).graph
-    for tensor in graph.initializer:
-        large = tensor.data_type == onnx.TensorProto.FLOAT and prod(tensor.dims) > LARGE
-        if large and not tensor.name.endswith(".scales") and not tensor.name.startswith("rotary."):
-            raise CheckFailed(
-                f"{chosen.name}: {tensor.name} {list(tensor.dims)} was left in float; report this"
-            )
 
 
 def _manifest(
@@ -113,7 +116,6 @@ def _manifest(
         "model": describe_model(arch),
         "recipe": asdict(chosen),
         "lineage": {"checkpoint": {"name": opened.path.resolve().name, "sha256": sha256}, **lineage},
-        "parity": None,
         "bytes": stored,
         "task": describe_task(arch, opened.config, lineage["glue"]),
         "versions": {package: version(package) for package in packages},
@@ -143,12 +145,34 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         f"{out}: {manifest['kind']}, {manifest['recipe']['name']}, {model['layers']} layers, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {size / 1e6:.1f} MB ({parts})"
     ]
-    figures = manifest["parity"]
+    return [*lines, _parity_line(manifest["parity"]), *_quality_lines(manifest["quality"])]
+
+
+def _parity_line(figures: dict[str, Any] | None) -> str:
     if figures is None:
-        return [*lines, "parity: not checked"]
+        return "parity: not checked"
     text = f"parity: argmax agreement {figures['argmax_agreement']:.1%}, largest difference "
     text += f"{figures['max_error']:.2g}"
     if "perplexity_ratio" in figures:
         text += f", perplexity x {figures['perplexity_ratio']:.4f}"
         text += f", {figures['greedy_tokens']} greedy tokens equal"
-    return [*lines, text]
+    return text
+
+
+def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+    if quality is None:
+        return []
+    if task := quality.get("task"):
+        return [
+            f"quality: {task['metric']} {task['artifact']:.4f} on {task['rows']:,} rows of {task['name']}, "
+            f"PyTorch {task['pytorch']:.4f}"
+        ]
+    lines = []
+    for view, words in (("whole", "all positions at once"), ("cached", "by cached steps")):
+        if found := quality.get(view):
+            lines.append(
+                f"quality {words}: perplexity {found['perplexity']['artifact']:.2f} "
+                f"({100 * (found['perplexity_ratio'] - 1):+.2f} %), argmax agreement "
+                f"{found['argmax_agreement']:.2%} on {found['compared']:,} tokens"
+            )
+    return lines

@@ -47,6 +47,12 @@ def table_bits(recipe: Recipe, *names: str, default: int) -> int:
     return max((recipe.parts[name] for name in names if name in recipe.parts), default=default)
 
 
+def precisions(recipe: Recipe) -> set[int]:
+    """Bits of all weights that a graph of this recipe may hold; the tables that are only gathered from too."""
+    found = {recipe.bits, recipe.head_bits, *recipe.parts.values()}
+    return found | {8} if found != {32} else found
+
+
 RECIPES: dict[str, Recipe] = {
     "fp32": Recipe("fp32", "float weights as they are; the reference"),
     "int8": Recipe(
