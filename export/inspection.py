@@ -1,13 +1,7 @@
-"""The graph as ONNX Runtime runs it, after its own optimisations: are the weights what the recipe says?
+"""Is the graph that ONNX Runtime runs what the recipe says? Its weights and operators, looked at one by one."""
 
-ONNX Runtime saves it with references to the weights it left alone, so that only what it made itself is read.
-"""
-
-import hashlib
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,63 +10,36 @@ import onnx
 
 from devices.artifact import GRAPH, Artifact
 from devices.errors import CheckFailed
-from devices.session import open_session
 from export.architecture import Architecture
-from export.operators import READERS, SCALES, TABLES, expected
+from export.operators import READERS, expected
 from export.recipes import Recipe, layer_bits, precisions, table_bits
+from export.running import FLOATS, Weight, digest, load, optimized, read_weights
 
-FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
-PACKED = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.UINT4, onnx.TensorProto.INT4)
 LARGE = 1 << 16  # elements from which a matrix is large, or those of the model's smallest matrix, packed
-CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Weight:
-    """An initializer, the nodes that read it (operator, input) and the bits that its reader says it has."""
-
-    tensor: onnx.TensorProto
-    readers: tuple[tuple[str, int], ...]
-    bits: int
-
-    @property
-    def role(self) -> str:
-        """What `bytes` counts it as: float32, int8, int4, scales or tables."""
-        if any(at in SCALES.get(kind, ()) for kind, at in self.readers):
-            return "scales"
-        if any(at in TABLES.get(kind, ()) for kind, at in self.readers):
-            return "tables"
-        if self.tensor.data_type in FLOATS:
-            return "float32"
-        return f"int{min(self.bits, 8)}" if self.tensor.data_type in PACKED else "tables"
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of its data."""
-        length = _place(self.tensor).get("length")
-        return int(length) if length else len(onnx.numpy_helper.to_array(self.tensor).tobytes())
+SLACK = 1 << 20  # bytes of small constants that ONNX Runtime may add
 
 
 def inspect(
     artifact: Artifact, arch: Architecture, recipe: Recipe, written: Mapping[str, int]
 ) -> dict[str, Any]:
+    """`examine` the graph that ONNX Runtime makes of an artifact's, after ONNX's own check of the latter."""
+    onnx.checker.check_model(str(artifact.path / GRAPH))
+    return examine(optimized(artifact), artifact, arch, recipe, written)
+
+
+def examine(
+    graph: onnx.GraphProto, artifact: Artifact, arch: Architecture, recipe: Recipe, written: Mapping[str, int]
+) -> dict[str, Any]:
     """What runs, for the manifest: how many nodes of which kind, bytes by precision, bytes made at loading.
 
-    `written` is what the builder stored by precision.
+    `artifact` holds the graph as written and the weights; `written` is what the builder stored by precision.
 
     Raises:
         CheckFailed: naming the tensor or operator: a large weight left in float where the recipe quantizes it,
             stored twice, or read by anything but a weight's operators (a dequantization, say); more than one
             vocabulary-sized weight (two where the head is not tied); an operator that is not expected.
     """
-    onnx.checker.check_model(str(artifact.path / GRAPH))
-    graph = optimized(artifact)
-    weights = list(_weights(graph))
+    weights = read_weights(graph, load(artifact.path / GRAPH))
     large = [w for w in weights if prod(w.tensor.dims) >= _large(arch) and w.role not in ("scales", "tables")]
     _operators(graph, arch, recipe)
     for weight in large:
@@ -84,35 +51,15 @@ def inspect(
     for weight in weights:
         sizes[weight.role] += weight.bytes
     for kind in ("float32", "int8", "int4"):
-        if sizes[kind] > written.get(kind, 0) + CHUNK:
-            raise _failed(
-                recipe, f"{sizes[kind]} bytes of {kind} weights run where {written.get(kind, 0)} were written"
-            )
+        if sizes[kind] > written.get(kind, 0) + SLACK:
+            more = f"{sizes[kind]} bytes of {kind} weights run where {written.get(kind, 0)} were written"
+            raise _failed(recipe, more)
     return {
         "nodes": len(graph.node),
         "operators": dict(sorted(Counter(node.op_type for node in graph.node).items())),
         "bytes": dict(sorted(sizes.items())),
-        "made_at_loading": sum(weight.bytes for weight in weights if not _place(weight.tensor)),
+        "made_at_loading": sum(weight.bytes for weight in weights if weight.made),
     }
-
-
-def optimized(artifact: Artifact) -> onnx.GraphProto:
-    """The graph that ONNX Runtime runs, weights that it did not touch left in their file."""
-    with tempfile.TemporaryDirectory(prefix="toolchain-optimized-") as scratch:
-        open_session(artifact, 1, optimized=Path(scratch) / GRAPH)
-        return onnx.load(str(Path(scratch) / GRAPH), load_external_data=False).graph
-
-
-def _weights(graph: onnx.GraphProto) -> Iterator[Weight]:
-    readers: dict[str, list[tuple[str, int]]] = {}
-    bits: dict[str, int] = {}
-    for node in graph.node:
-        given = next((a.i for a in node.attribute if a.name == "bits"), 32)
-        for at, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node.op_type, at))
-            bits[name] = min(given, bits.get(name, 32))
-    for tensor in graph.initializer:
-        yield Weight(tensor, tuple(readers.get(tensor.name, ())), bits.get(tensor.name, 32))
 
 
 def _large(arch: Architecture) -> int:
@@ -147,7 +94,7 @@ def _kept_in_float(name: str, arch: Architecture, recipe: Recipe) -> bool:
 
 def _read(weight: Weight, recipe: Recipe) -> None:
     """A large weight goes into operators that multiply by it or gather from it, and into nothing else."""
-    known = READERS[32 if weight.tensor.data_type in FLOATS else weight.bits]
+    known = READERS.get(32 if weight.tensor.data_type in FLOATS else weight.bits, {})
     for kind, at in weight.readers:
         if known.get(kind) != at:
             raise _failed(recipe, f"{weight.tensor.name} is worked on by {kind} in every run")
@@ -167,32 +114,12 @@ def _twice(large: list[Weight], folder: Path, recipe: Recipe) -> None:
 
     Two weights of the checkpoint may be equal (a layer that was doubled); that is no copy of ours.
     """
-    made = [weight for weight in large if not _place(weight.tensor)]
-    if not made:
-        return
-    digests = {weight.tensor.name: _digest(weight, folder) for weight in large}
+    made = [weight for weight in large if weight.made]
+    digests = {weight.tensor.name: digest(weight, folder) for weight in large} if made else {}
     for copy in made:
-        for name, digest in digests.items():
-            if name != copy.tensor.name and digest == digests[copy.tensor.name]:
+        for name, found in digests.items():
+            if name != copy.tensor.name and found == digests[copy.tensor.name]:
                 raise _failed(recipe, f"{name} is stored twice, again as {copy.tensor.name}")
-
-
-def _digest(weight: Weight, folder: Path) -> str:
-    place = _place(weight.tensor)
-    if not place:
-        return hashlib.sha256(onnx.numpy_helper.to_array(weight.tensor).tobytes()).hexdigest()
-    digest, left = hashlib.sha256(), int(place["length"])
-    with (folder / place["location"]).open("rb") as file:
-        file.seek(int(place.get("offset", 0)))
-        while left and (piece := file.read(min(CHUNK, left))):
-            digest.update(piece)
-            left -= len(piece)
-    return digest.hexdigest()
-
-
-def _place(tensor: onnx.TensorProto) -> dict[str, str]:
-    """Where an external tensor's data lies; empty for one in the graph itself."""
-    return {entry.key: entry.value for entry in tensor.external_data}
 
 
 def _failed(recipe: Recipe, what: str) -> CheckFailed:
