@@ -55,6 +55,12 @@ class Recipe:
     parts: Mapping[str, int] = field(default_factory=dict)
 
 
+def precisions(recipe: Recipe) -> set[int]:
+    """Bits of all weights that a graph of this recipe may hold; the tables that are only gathered from too."""
+    found = {recipe.bits, recipe.head_bits, *recipe.parts.values()}
+    return found | {8} if found != {32} else found
+
+
 def wants_text(recipe: Recipe) -> bool:
     """Whether a recipe is better for a text to calibrate on."""
     return recipe.smooth > 0 or recipe.method != "rtn"
