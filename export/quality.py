@@ -71,8 +71,8 @@ def stepped(sample: Sample, weight_bytes: int) -> int:
 def measure(artifact: Artifact, sample: Sample, wanted: Arrays, noise: float, steps: int) -> dict[str, Any]:
     """Figures for the manifest. `wanted` is export/reference.py's `text`; see `figures` for `noise`.
 
-    `whole`: all positions at once; `cached`: the first `steps` windows by prompt and steps (absent for 0);
-    `cached_from_whole`: what is between the two at the same positions.
+    `whole`: all positions at once; `cached`: the first `steps` windows, in whole batches, by prompt and steps
+    (absent for 0); `cached_from_whole`: what is between the two at the same positions.
     """
     whole, cached, distance = _run(artifact, sample, steps)
     window, start = sample.ids.shape[1], sample.prompt - 1
@@ -81,8 +81,9 @@ def measure(artifact: Artifact, sample: Sample, wanted: Arrays, noise: float, st
         "whole": figures(whole, wanted, noise),
     }
     if steps:
-        found["cached"] = {"prompt": sample.prompt, **figures(cached, _part(wanted, steps, start), noise)}
-        between = figures(cached, _part(whole, steps, start), noise)
+        count = len(cached["top"])  # whole batches
+        found["cached"] = {"prompt": sample.prompt, **figures(cached, _part(wanted, count, start), noise)}
+        between = figures(cached, _part(whole, count, start), noise)
         found["cached_from_whole"] = {
             "max_error": distance,
             **{key: between[key] for key in ("perplexity_ratio", "nll_error", "argmax_agreement")},

@@ -214,15 +214,17 @@ def _artifact(
     return walk.step(
         f"artifacts/{name}-{recipe}",
         f"artifact {name} in {recipe}, checked against PyTorch",
-        [key, recipe, plan.gates.get(recipe)],
+        [key, recipe, asdict(_gates(plan, recipe))],
         lambda out: export(checkpoint, out, recipe, force=True, gates=_gates(plan, recipe), **checks()),
     )
 
 
 def _gates(plan: Plan, recipe: str) -> "Gates":
-    from export.gates import default_gates
+    from export.gates import REPORT_ONLY, default_gates
     from export.recipes import find_recipe
 
+    if plan.gates is None:
+        return REPORT_ONLY
     return replace(default_gates(find_recipe(recipe)), **plan.gates.get(recipe, {}))
 
 

@@ -71,16 +71,10 @@ def command(
 
     name = (chosen or ["fp32"])[0] or "fp32"
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"{line} ...", err=True))
+    gates = _gates(name, **asked)
     checks = {} if no_parity else _checks(checkpoint, **asked)
     manifest = export(
-        checkpoint,
-        out,
-        name,
-        force=force,
-        parity=not no_parity,
-        gates=_gates(name, **asked),
-        progress=say,
-        **checks,
+        checkpoint, out, name, force=force, parity=not no_parity, gates=gates, progress=say, **checks
     )
     if as_json:
         click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))

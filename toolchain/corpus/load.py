@@ -3,6 +3,8 @@
 import glob
 import hashlib
 import os
+import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,13 +192,24 @@ def heldout_file(spec: str, cache: Path | None = None) -> Path:
         if not path.is_file():
             raise UserError(f"corpus '{spec}': no such text file; name one, or stdlib")
         return path
-    text = "\n\n".join(stdlib.split()[1])
-    name = hashlib.sha256(text.encode()).hexdigest()
     root = cache or cache_folder("corpus")
-    path = root / f"stdlib-heldout-{name[:16]}.txt"
-    if not path.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+    # Reading the whole library takes seconds: which text it gave is remembered for this Python and this code.
+    made_by = (
+        sys.version + sysconfig.get_paths()["stdlib"] + Path(stdlib.__file__).read_text(encoding="utf-8")
+    )
+    remembered = root / f"stdlib-heldout-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.name"
+    if remembered.is_file() and (path := root / Path(remembered.read_text(encoding="utf-8")).name).is_file():
+        return path
+    text = "\n\n".join(stdlib.split()[1])
+    path = root / f"stdlib-heldout-{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    root.mkdir(parents=True, exist_ok=True)
+    _write(path, text)
+    _write(remembered, path.name)
     return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one rename: a reader sees all of it or none."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
