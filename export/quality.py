@@ -125,12 +125,12 @@ def _run(artifact: Artifact, sample: Sample, steps: int) -> tuple[Arrays, Arrays
     for start in range(0, len(sample.ids), sample.batch):
         ids = sample.ids[start : start + sample.batch]
         logits = decoder.logits(ids)
-        whole.append(_scores(logits, ids[:, 1:]))
+        whole.append(scores(logits, ids[:, 1:]))
         if start < steps:
             columns = []
             for at, step in enumerate(_steps(decoder, ids, sample.prompt), sample.prompt - 1):
                 distance = max(distance, float(np.abs(step - logits[:, at]).max()))
-                columns.append(_scores(step[:, None], ids[:, at + 1 : at + 2]))
+                columns.append(scores(step[:, None], ids[:, at + 1 : at + 2]))
             cached.append(_joined(columns, 1))
     return _joined(whole, 0), _joined(cached, 0), distance
 
@@ -148,7 +148,7 @@ def _steps(decoder: Decoder, ids: np.ndarray, prompt: int) -> Iterator[np.ndarra
         yield decoder.step(column)
 
 
-def _scores(logits: np.ndarray, targets: np.ndarray) -> Arrays:
+def scores(logits: np.ndarray, targets: np.ndarray) -> Arrays:
     """`top` int32 [b, s] and `nll` float32 [b, t] of the first t targets, given logits [b, s, vocab]."""
     top = logits.argmax(-1).astype(np.int32)
     nll = np.empty(targets.shape, np.float32)
