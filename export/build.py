@@ -18,6 +18,7 @@ from devices.session import open_session
 from export import parity as checks
 from export.architecture import Architecture, check, describe_model, label_names
 from export.checkpoint import Checkpoint, identity, open_checkpoint
+from export.genai import write_genai_config
 from export.graph import write_graph
 from export.recipes import Recipe, find_recipe
 
@@ -63,6 +64,7 @@ def export(
         stored = write_graph(opened, arch, chosen, staging, f"toolchain {version('toolchain') or ''}".strip())
         _inspect(staging, chosen)
         _copy_files(opened, staging)
+        write_genai_config(staging, arch)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
         artifact = Artifact(staging, manifest, "")
         if parity:
