@@ -19,7 +19,13 @@ from export.attention import wants_positions
 CONFIG = "genai_config.json"
 # Its runtime types by model_type. It knows "gpt2" as well, and means a cache that holds keys and values in one
 # tensor per layer; "decoder" is any decoder whose keys and values are apart.
-RUNTIME_TYPES = {"gpt2": "decoder", "llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
+RUNTIME_TYPES = {
+    "gpt2": "decoder",
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
 # What a generation_config.json says of sampling and the runtime calls by the same name.
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram_size")
 
