@@ -50,7 +50,8 @@ def _decoder(source: Source) -> tuple[Values, Values]:
     )
     x = b.op("Slice", [x, start, b.tensor("end", np.array([END])), b.tensor("axis_1", np.array([1]))], "kept")
     last = embedding if arch.tied else table(source, "head", source.recipe.head_bits)
-    logits = typed(head(source, last, x, "logits"), ["batch", "kept", arch.vocab])
+    # Called "sequence" although fewer may be kept: optimum-onnx sizes the output it binds by this name.
+    logits = typed(head(source, last, x, "logits"), ["batch", "sequence", arch.vocab])
     inputs = [
         ids,
         mask,
