@@ -17,6 +17,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 KINDS = ("decoder", "classifier")
+CACHES = ("fixed", "growing")  # how a decoder's graph takes its past; see devices/cache.py
 COUNTS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "positions")
 
 
@@ -37,6 +38,11 @@ class Artifact:
     def kind(self) -> str:
         """`decoder` or `classifier`."""
         return self.manifest["kind"]
+
+    @property
+    def cache(self) -> str:
+        """`fixed` (one buffer is past and present) or `growing` (each present is the next past)."""
+        return self.manifest.get("cache") or "fixed"
 
     @property
     def recipe(self) -> str:
@@ -108,6 +114,8 @@ def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
         raise UserError(f"{path}: written by a newer toolchain ({newer}); install that one here")
     if manifest.get("kind") not in KINDS:
         raise _refuse(path, f"kind in {MANIFEST} must be one of {', '.join(KINDS)}")
+    if manifest.get("cache") not in (None, *CACHES):
+        raise _refuse(path, f"cache in {MANIFEST} must be one of {', '.join(CACHES)}, or null")
     if not isinstance(manifest.get("name"), str) or not manifest["name"]:
         raise _refuse(path, f"name in {MANIFEST} must be a text")
     for key in ("model", "recipe", "files"):

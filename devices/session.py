@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from devices import pages
 from devices.artifact import GRAPH, Artifact
 from devices.errors import UserError
-from devices.machine import physical_cores, version
+from devices.machine import has_vnni, physical_cores, usable_threads, version
 
+OVERSUBSCRIBED = 4  # threads a processor may be asked to share
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -22,15 +24,30 @@ DTYPES = {
 }
 
 
-def open_session(artifact: Artifact, threads: int) -> Any:
-    """A session on the artifact's graph; its external data is memory-mapped by ONNX Runtime."""
+def open_session(artifact: Artifact, threads: int, optimized: Path | None = None) -> Any:
+    """A session on the artifact's graph; its external data is memory-mapped by ONNX Runtime.
+
+    With `optimized`, the graph as it is run is written there; it points to the weights it did not change.
+    UserError for a graph whose integers this processor would saturate, and for whatever cannot be loaded.
+    """
+    if (artifact.manifest.get("recipe") or {}).get("needs") == "vnni" and not has_vnni():
+        raise UserError(
+            f"{artifact.path}: was quantized for processors with VNNI, and this one has none; export it "
+            "with --recipe int8-dynamic"
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal only: what goes wrong comes as an exception, with the same words
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it is looked at, not run
     path = artifact.path / GRAPH
+    before = pages.regions()
     with explained(path, "load"):
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    pages.settle(before, artifact.path / f"{GRAPH}.data")
+    return session
 
 
 @contextmanager
@@ -54,6 +71,8 @@ def thread_count(threads: int | None) -> int:
         return physical_cores()
     if threads < 1:
         raise UserError(f"threads is {threads}; it must be 1 or more")
+    if threads > (most := OVERSUBSCRIBED * usable_threads()):
+        raise UserError(f"threads is {threads}; this machine takes at most {most}")
     return threads
 
 

@@ -3,13 +3,29 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite, prod
-from typing import Any
+from typing import Any, Protocol
 
 from devices.errors import UserError, unknown
 from export.checkpoint import Checkpoint
 from export.families import ACTIVATIONS, FAMILIES, HEAD, ROPES, SCORE, Family
 
 Shape = tuple[int, ...]
+
+
+class Model(Protocol):
+    """What is known of every model, whoever writes its graph."""
+
+    @property
+    def kind(self) -> str:
+        """`classifier` or `decoder`."""
+
+    @property
+    def vocab(self) -> int:
+        """How many token ids it knows."""
+
+    @property
+    def positions(self) -> int:
+        """How many tokens it takes at most."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +161,13 @@ def _one_of(name: Any, known: Iterable[str]) -> str:
     return str(name)
 
 
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that it is a classifier's."""
+    return any(str(name).endswith("ForSequenceClassification") for name in _list(config, "architectures"))
+
+
 def _labels(config: Mapping[str, Any]) -> int | None:
-    if not any(str(name).endswith("ForSequenceClassification") for name in _list(config, "architectures")):
+    if not is_classifier(config):
         return None
     return len(label_names(config)) or _count(config, "num_labels", 2)
 

@@ -1,7 +1,7 @@
 """Attention of every supported architecture through one operator, com.microsoft GroupQueryAttention.
 
 It serves prompt and continuation, and its past and present may be one buffer. It wants rows packed to the
-left and each row's length, which the graph takes from `attention_mask`: padding belongs on the right.
+left and each row's length, which the graph takes from `attention_mask` (export/padding.py does the packing).
 """
 
 from dataclasses import dataclass, field
@@ -21,12 +21,14 @@ ROTARY_STEP = 16  # head sizes that the operator rotates itself are multiples of
 class Context:
     """What all layers' attention shares.
 
-    `lengths`: each row's length - 1, int32 [batch], and the longest total length, int32 scalar. `tables`:
+    `last`: each row's length - 1, int64 [batch]. `lengths`: the same as int32, and the longest total length,
+    int32 scalar. `tables`:
     cosines and sines, empty with learned positions. `positions`: int64 [batch, sequence] or [1] (the first
     position of all rows), None if nobody asks. `pasts`: (key, value) graph inputs by layer, empty without a
     cache; `presents`: the outputs that layers add.
     """
 
+    last: ir.Value
     lengths: tuple[ir.Value, ir.Value]
     tables: tuple[ir.Value, ...]
     positions: ir.Value | None
@@ -50,13 +52,14 @@ def context(source: Source, mask: ir.Value, positions: ir.Value | None, cached: 
     if arch.family.position == "rotary":
         cos, sin = caches(arch)
         tables = (b.tensor("rotary.cos", cos), b.tensor("rotary.sin", sin))  # type: ignore[assignment]
-    return Context(_lengths(b, mask), tables, positions, _pasts(arch) if cached else [])
-
-
-def _lengths(b: Builder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
     one = b.tensor("one", np.array(1))
     count = b.op("ReduceSum", [mask, b.tensor("axis_1", np.array([1]))], "mask.count", keepdims=0)
     last = b.op("Sub", [count, one], "mask.last")
+    return Context(last, _lengths(b, mask, last), tables, positions, _pasts(arch) if cached else [])
+
+
+def _lengths(b: Builder, mask: ir.Value, last: ir.Value) -> tuple[ir.Value, ir.Value]:
+    one = b.tensor("one", np.array(1))
     width = b.op("Gather", [b.op("Shape", [mask], "mask.shape"), one], "mask.width")
     return (
         b.op("Cast", [last], "seqlens_k", to=ir.DataType.INT32),

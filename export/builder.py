@@ -50,7 +50,7 @@ class Builder:
         self.nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
-    def tensor(self, name: str, array: np.ndarray, kind: str = "tables") -> ir.Value:
+    def tensor(self, name: str, array: np.ndarray | np.generic, kind: str = "tables") -> ir.Value:
         """An initializer that holds `array`, counted as `kind`; asked for twice, it is stored once."""
         if name in self.initializers:
             return self.initializers[name]
@@ -71,6 +71,27 @@ class Builder:
         return ir.ExternalTensor(
             DATA, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=self.folder
         )
+
+    def view(self, name: str, stored: ir.Value, shape: Sequence[int] | None = None) -> ir.Value:
+        """A second initializer over the bytes of `stored`, in another shape if one is given.
+
+        ONNX Runtime keeps a copy of a weight in the order its kernel likes and drops the weight itself, but
+        only if nobody else reads it. A reader of a few rows gets a view: one copy on disk, one in memory,
+        and of the view only the pages of those rows.
+        """
+        if name in self.initializers:
+            return self.initializers[name]
+        tensor = stored.const_value
+        assert tensor is not None
+        dims = ir.Shape(tensor.shape.numpy() if shape is None else shape)
+        if isinstance(tensor, ir.ExternalTensor):
+            place = (DATA, tensor.offset, tensor.length, tensor.dtype)
+            seen: Any = ir.ExternalTensor(*place, shape=dims, name=name, base_dir=self.folder)
+        else:
+            seen = ir.Tensor(tensor.numpy().reshape(dims.numpy()), name=name)
+        value = ir.Value(name=name, shape=seen.shape, type=ir.TensorType(seen.dtype), const_value=seen)
+        self.initializers[name] = value
+        return value
 
     def quantized(self, name: str, found: Quantized) -> tuple[ir.Value, ir.Value, ir.Value | None]:
         """Initializers of a quantized matrix: packed levels, scales, zero points (None where symmetric)."""

@@ -1,8 +1,10 @@
 """The inference graph of a decoder or a classifier, written node by node from an architecture's description.
 
-Norms are fused with the residual sums before them; biases go into the node that follows where it takes one.
+Residual sums and norms are two nodes: the fused operator is slower on a prompt and no faster on a step
+(docs/log.md). Rows may be padded on either side: see export/padding.py.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +15,26 @@ from export.attention import Context, attention, context, wants_positions
 from export.builder import CONTRIB, DATA, Builder, typed, value
 from export.checkpoint import Checkpoint
 from export.families import GELUS
+from export.padding import Packing, from_left, pack, to_left
 from export.recipes import Recipe
 from export.weights import MINOR_BITS, Source, gather, head, project, table, vector
 
 INT64 = ir.DataType.INT64
-END = np.iinfo(np.int64).max
 Values = list[ir.Value]
 
 
 def write_graph(
-    checkpoint: Checkpoint, arch: Architecture, recipe: Recipe, folder: Path, producer: str
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    recipe: Recipe,
+    folder: Path,
+    producer: str,
+    make_source: Callable[..., Source] = Source,
 ) -> dict[str, int]:
     """Write model.onnx and model.onnx.data into `folder`; returns stored bytes by precision."""
     with (folder / DATA).open("wb") as stream:
         builder = Builder(folder, stream)
-        source = Source(checkpoint, arch, recipe, builder)
+        source = make_source(checkpoint, arch, recipe, builder)
         inputs, outputs = _classifier(source) if arch.kind == "classifier" else _decoder(source)
         builder.save(inputs, outputs, arch.kind, producer)
     return builder.bytes
@@ -39,16 +46,18 @@ def _decoder(source: Source) -> tuple[Values, Values]:
     ids = value("input_ids", INT64, ["batch", "sequence"])
     mask = value("attention_mask", INT64, ["batch", "total_sequence"])
     positions = value("position_ids", INT64, ["batch", "sequence"]) if wants_positions(arch) else None
-    shared = context(source, mask, positions, cached=True)
+    packing = pack(b, ids, mask)
+    moved = None if positions is None else to_left(b, packing, positions, "positions.packed")
+    shared = context(source, mask, moved, cached=True)
     embedding = table(source, "embedding", source.recipe.head_bits if arch.tied else _minor_bits(source))
-    x = _body(source, gather(source, embedding, ids, "embedding"), shared)
+    x = _body(source, gather(source, embedding, to_left(b, packing, ids, "ids.packed"), "embedding"), shared)
     # How many last positions pass through the head: 0, the default, is all of them, as -0 is the start.
     keep = b.tensor("logits_to_keep", np.array(0))
     # Reshaped, as callers through IO binding may feed a scalar or one element.
     start = b.op(
         "Reshape", [b.op("Neg", [keep], "keep.start"), b.tensor("flat_1", np.array([1]))], "keep.starts"
     )
-    x = b.op("Slice", [x, start, b.tensor("end", np.array([END])), b.tensor("axis_1", np.array([1]))], "kept")
+    x = from_left(b, packing, x, start)
     last = embedding if arch.tied else table(source, "head", source.recipe.head_bits)
     # Called "sequence" although fewer may be kept: optimum-onnx sizes the output it binds by this name.
     logits = typed(head(source, last, x, "logits"), ["batch", "sequence", arch.vocab])
@@ -63,29 +72,28 @@ def _decoder(source: Source) -> tuple[Values, Values]:
 
 
 def _classifier(source: Source) -> tuple[Values, Values]:
-    """input_ids, attention_mask -> logits [batch, labels], read at the position of the mask's last 1."""
+    """input_ids, attention_mask -> logits [batch, labels], read at each row's last real token."""
     arch, b = source.arch, source.builder
     ids = value("input_ids", INT64, ["batch", "sequence"])
     mask = value("attention_mask", INT64, ["batch", "sequence"])
     embedding = table(source, "embedding", _minor_bits(source))
-    shared = context(source, mask, _own_positions(source, ids), cached=False)
-    x = _body(source, gather(source, embedding, ids, "embedding"), shared)
-    last = b.op("ArgMax", [mask], "last", axis=1, keepdims=1, select_last_index=1)
+    packing = pack(b, ids, mask)
+    shared = context(source, mask, own_positions(source, packing), cached=False)
+    x = _body(source, gather(source, embedding, to_left(b, packing, ids, "ids.packed"), "embedding"), shared)
+    last = b.op("Unsqueeze", [shared.last, b.tensor("axis_1", np.array([1]))], "last")
     x = b.op("GatherND", [x, last], "read", batch_dims=1)
     score = b.tensor("score.weight", source.outer("score").T, "float32")
     return [ids, mask], [typed(b.op("MatMul", [x, score], "logits"), ["batch", int(arch.labels or 0)])]
 
 
-def _own_positions(source: Source, ids: ir.Value) -> ir.Value | None:
+def own_positions(source: Source, packing: Packing) -> ir.Value | None:
     """Positions from 0 on, for a graph without a past: [1, sequence] if learned, [1] if rotated."""
-    b, zero, one = source.builder, np.array(0), source.builder.tensor("one", np.array(1))
+    b = source.builder
     if not wants_positions(source.arch):
         return None
     if source.arch.family.position == "rotary":
         return b.tensor("first_position", np.array([0]))
-    length = b.op("Gather", [b.op("Shape", [ids], "ids.shape"), one], "ids.length")
-    steps = b.op("Range", [b.tensor("zero", zero), length, one], "steps")
-    return b.op("Unsqueeze", [steps, b.tensor("axis_0", np.array([0]))], "positions")
+    return b.op("Unsqueeze", [packing.steps, b.tensor("axis_0", np.array([0]))], "positions")
 
 
 def _minor_bits(source: Source) -> int:
@@ -95,19 +103,29 @@ def _minor_bits(source: Source) -> int:
 
 def _body(source: Source, x: ir.Value, shared: Context) -> ir.Value:
     """All layers and the final norm over embedded `x` [batch, sequence, hidden]; same shape out."""
-    arch = source.arch
-    if arch.family.position == "learned" and shared.positions is not None:
+    h, residual = enter(source, x, shared.positions)
+    for i in range(source.arch.layers):
+        h, residual = layer(source, i, h, residual, shared)
+    return h
+
+
+def enter(source: Source, x: ir.Value, positions: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+    """What the first layer reads, of embedded `x`: (its norm, the residual stream)."""
+    if source.arch.family.position == "learned" and positions is not None:
         rows = table(source, "positions", _minor_bits(source))
         # Not the fused operator: it does not broadcast positions that all rows share.
-        x = source.builder.op("Add", [x, gather(source, rows, shared.positions, "position")], "embedded")
-    residual, h = x, _first_norm(source, x)
-    for i in range(arch.layers):
-        out = project(source, i, "o", attention(source, i, h, shared))
-        h, residual = _norm(source, (i, "norm2"), out, residual, vector(source, i, "o.bias"))
-        out = _mlp(source, i, h)
-        following = (i + 1, "norm1") if i + 1 < arch.layers else None
-        h, residual = _norm(source, following, out, residual, vector(source, i, "down.bias"))
-    return h
+        x = source.builder.op("Add", [x, gather(source, rows, positions, "position")], "embedded")
+    return _first_norm(source, x), x
+
+
+def layer(
+    source: Source, i: int, h: ir.Value, residual: ir.Value, shared: Context
+) -> tuple[ir.Value, ir.Value]:
+    """Layer `i` on its normed input `h` and the residual stream: what the next layer, or the head, reads."""
+    out = project(source, i, "o", attention(source, i, h, shared), vector(source, i, "o.bias"))
+    h, residual = _norm(source, (i, "norm2"), out, residual)
+    following = (i + 1, "norm1") if i + 1 < source.arch.layers else None
+    return _norm(source, following, _mlp(source, i, h), residual)
 
 
 def _norm_weights(source: Source, at: tuple[int, str] | None) -> list[ir.Value | None]:
@@ -125,32 +143,25 @@ def _first_norm(source: Source, x: ir.Value) -> ir.Value:
 
 
 def _norm(
-    source: Source, at: tuple[int, str] | None, x: ir.Value, skip: ir.Value, bias: ir.Value | None
+    source: Source, at: tuple[int, str] | None, x: ir.Value, skip: ir.Value
 ) -> tuple[ir.Value, ir.Value]:
-    """(norm of the sum, the sum) of branch `x`, its `bias` and the residual stream `skip`."""
-    simplified = "" if source.arch.family.norm == "layer" else "Simplified"
+    """(norm of the sum, the sum) of branch `x` and the residual stream `skip`."""
     name = "final" if at is None else f"layers.{at[0]}.{at[1]}"
-    inputs = [x, skip, *_norm_weights(source, at), *([bias] if bias else [])]
-    outputs = source.builder.op(
-        f"Skip{simplified}LayerNormalization",
-        inputs,
-        name,
-        outputs=4,
-        domain=CONTRIB,
-        epsilon=source.arch.eps,
-    )
-    return outputs[0], outputs[3]
+    total = source.builder.op("Add", [x, skip], f"{name}.sum")
+    kind = "LayerNormalization" if source.arch.family.norm == "layer" else "RMSNormalization"
+    weights = _norm_weights(source, at)
+    return source.builder.op(kind, [total, *weights], name, axis=-1, epsilon=source.arch.eps), total
 
 
 def _mlp(source: Source, i: int, h: ir.Value) -> ir.Value:
-    """The layer's MLP without the bias of its last matrix, which goes into the norm that follows."""
+    """The layer's MLP over `h` [batch, sequence, hidden]; same shape out."""
     b, name = source.builder, f"layers.{i}.activation"
     up = project(source, i, "up", h, vector(source, i, "up.bias"))
     if "gate" not in source.arch.family.layer:
-        return project(source, i, "down", _activate(source, up, name))
+        return project(source, i, "down", _activate(source, up, name), vector(source, i, "down.bias"))
     gate = project(source, i, "gate", h, vector(source, i, "gate.bias"))
     gated = b.op("Mul", [_activate(source, gate, name), up], f"layers.{i}.gated")
-    return project(source, i, "down", gated)
+    return project(source, i, "down", gated, vector(source, i, "down.bias"))
 
 
 def _activate(source: Source, x: ir.Value, name: str) -> ir.Value:

@@ -51,10 +51,25 @@ def quantize(
     Otherwise the range from min(block, 0) to max(block, 0) is spread over all levels. `search` tries
     RANGES and refits each scale by least squares, as k-quants do, and keeps what has the least squared error.
     """
-    parts = [_quantize_rows(rows, bits, symmetric, search) for rows in _blocks(weight, block)]
+    parts = [fit_levels(rows, bits, symmetric, search) for rows in _blocks(weight, block)]
     levels, scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
-    packed_zeros = None if symmetric else _pack(zeros, bits)
-    return Quantized(_pack(levels, bits), scales, packed_zeros, bits, block)
+    packed_zeros = None if symmetric else pack(zeros, bits)
+    return Quantized(pack(levels, bits), scales, packed_zeros, bits, block)
+
+
+def quantize_columns(weight: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 `weight` [out, in] for an int8 GEMM: int8 [in, out] of -top..top and float32 scales [out].
+
+    With `top` 63 the sum of two products of an unsigned 8-bit activation and a weight fits 16 bits
+    (2 * 255 * 63 < 2**15), in which processors without VNNI add them, saturating without a word.
+    """
+    scales = np.abs(weight).max(1) / np.float32(top)
+    levels = np.empty(weight.shape[::-1], np.int8)
+    step = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        levels[:, rows] = np.rint(weight[rows] / _divisor(scales[rows])[:, None]).T.astype(np.int8)
+    return levels, scales.astype(np.float32)
 
 
 def _blocks(weight: np.ndarray, block: int) -> Iterator[np.ndarray]:
@@ -72,8 +87,8 @@ def _blocks(weight: np.ndarray, block: int) -> Iterator[np.ndarray]:
 Levels = tuple[np.ndarray, np.ndarray, np.ndarray]  # levels, scales, zero points
 
 
-def _quantize_rows(rows: np.ndarray, bits: int, symmetric: bool, search: bool) -> Levels:
-    """Levels uint8 as `rows`, scales float32 and zero points uint8 [rows, blocks]."""
+def fit_levels(rows: np.ndarray, bits: int, symmetric: bool, search: bool) -> Levels:
+    """Of float32 `rows` [rows, blocks, block]: levels uint8, alike, scales float32 and zeros [rows, blocks]."""
     start = _symmetric if symmetric else _asymmetric
     best = start(rows, bits, 1.0)
     if not search:
@@ -134,7 +149,7 @@ def _error(rows: np.ndarray, found: Levels) -> np.ndarray:
     return np.einsum("rbk,rbk->rb", rest, rest)
 
 
-def _pack(levels: np.ndarray, bits: int) -> np.ndarray:
+def pack(levels: np.ndarray, bits: int) -> np.ndarray:
     """Levels along the last axis as bytes; two 4-bit levels to a byte, the first in the low half."""
     if bits == 8:
         return levels

@@ -12,9 +12,18 @@ import onnx_ir as ir
 from export.architecture import Architecture, layer_tensors, outer_tensors
 from export.builder import CONTRIB, Builder
 from export.checkpoint import Checkpoint
-from export.quantize import fit_block, quantize
-from export.recipes import Recipe
+from export.gptq import gptq
+from export.quantize import Quantized, fit_block, quantize, quantize_columns
+from export.recipes import Recipe, layer_bits, table_bits
 
+# What each matrix of a layer reads, by the first that reads it; the head reads the final norm.
+READS = {
+    **dict.fromkeys(("qkv", "q", "k", "v"), "qkv"),
+    "o": "o",
+    **dict.fromkeys(("up", "gate"), "up"),
+    "down": "down",
+    "head": "head",
+}
 MINOR_BITS = 8  # tables that are gathered from and are no head: learned positions, an untied embedding
 
 
@@ -47,6 +56,10 @@ class Source:
         stored = self.checkpoint.read(slots[f"{slot}.weight"][0])
         return stored.T if self.arch.family.conv1d else stored
 
+    def moment(self, layer: int, slot: str) -> np.ndarray | None:
+        """The sum of x x^T over the inputs x of a layer's matrix, float64 [in, in]; None where unknown."""
+        return None
+
 
 def vector(source: Source, layer: int, slot: str) -> ir.Value | None:
     """The initializer of a layer's norm weight or bias, None where the architecture has none."""
@@ -58,12 +71,25 @@ def project(source: Source, layer: int, slot: str, x: ir.Value, bias: ir.Value |
     """`x` [batch, sequence, in] times a layer's matrix, plus `bias`: [batch, sequence, out]."""
     name, recipe = f"layers.{layer}.{slot}", source.recipe
     weight = source.matrix(layer, slot)
-    if recipe.bits == 32:
+    bits = layer_bits(recipe, slot, layer, source.arch.layers)
+    if bits == 32:
         return _float_product(source.builder, name, x, weight, bias)
+    if bits == 8 and recipe.kernel == "rows":
+        return _row_product(source, name, x, quantize_columns(weight, recipe.weight_top), bias)
     block = fit_block(weight.shape[1], recipe.block)
-    found = quantize(weight, recipe.bits, block, symmetric=recipe.symmetric, search=recipe.search)
+    found = _rounded(source, weight, source.moment(layer, slot), bits, block, recipe.symmetric)
     stored = source.builder.quantized(f"{name}.weight", found)
-    return _quantized_product(source, name, x, stored, (*weight.shape, block, recipe.bits), bias)
+    return _quantized_product(source, name, x, stored, (*weight.shape, block, bits), bias)
+
+
+def _rounded(
+    source: Source, weight: np.ndarray, moment: np.ndarray | None, bits: int, block: int, symmetric: bool
+) -> Quantized:
+    """`weight` in blocks by the recipe's method; to nearest where nothing is known of its inputs."""
+    search = source.recipe.search
+    if source.recipe.method == "gptq" and moment is not None:
+        return gptq(weight, moment, bits, block, symmetric=symmetric, search=search)
+    return quantize(weight, bits, block, symmetric=symmetric, search=search)
 
 
 def _float_product(b: Builder, name: str, x: ir.Value, weight: np.ndarray, bias: ir.Value | None) -> ir.Value:
@@ -71,6 +97,29 @@ def _float_product(b: Builder, name: str, x: ir.Value, weight: np.ndarray, bias:
     if bias is None:
         return b.op("MatMul", [x, stored], name)
     return b.op("Add", [b.op("MatMul", [x, stored], f"{name}.product"), bias], name)
+
+
+def _row_product(
+    source: Source, name: str, x: ir.Value, found: tuple[np.ndarray, np.ndarray], bias: ir.Value | None
+) -> ir.Value:
+    """int8 GEMM with a scale for each row of `x`, found as it runs: largest magnitude / 127.
+
+    Rows are brought to [-1, 1] first, so that one fixed scale quantizes all of them and a row's answer does
+    not depend on its neighbours. A row of zeros divides to NaN, quantizes to some level and is multiplied
+    by its scale, zero.
+    """
+    b = source.builder
+    weight = b.tensor(f"{name}.weight", found[0], "int8")
+    scales = b.tensor(f"{name}.weight.scales", found[1], "scales")
+    step, zero = b.tensor("row_step", np.float32(1 / 127)), b.tensor("row_zero", np.uint8(128))
+    last = b.tensor("axis_last", np.array([-1]))
+    top = b.op("ReduceMax", [b.op("Abs", [x], f"{name}.abs"), last], f"{name}.top", keepdims=1)
+    levels = b.op("QuantizeLinear", [b.op("Div", [x, top], f"{name}.unit"), step, zero], f"{name}.levels")
+    product = b.op(
+        "MatMulIntegerToFloat", [levels, weight, step, scales, zero], f"{name}.product", domain=CONTRIB
+    )
+    scaled = b.op("Mul", [product, top], name if bias is None else f"{name}.scaled")
+    return scaled if bias is None else b.op("Add", [scaled, bias], name)
 
 
 def _quantized_product(
@@ -110,6 +159,10 @@ def table(source: Source, slot: str, bits: int) -> Table:
     Symmetric because the two operators that read a tied table want zero points in different shapes.
     """
     weight, name = source.outer(slot), f"{slot}.weight"
+    tied = source.arch.tied and source.arch.kind == "decoder"
+    bits = table_bits(
+        source.recipe, *(("embedding", "head") if slot == "embedding" and tied else (slot,)), default=bits
+    )
     if bits == 32:
         return Table((source.builder.tensor(name, weight, "float32"), None, None), None)
     block = fit_block(weight.shape[1], source.recipe.head_block)
@@ -121,14 +174,15 @@ def gather(source: Source, rows: Table, ids: ir.Value, name: str) -> ir.Value:
     """Rows of the table by id: float32 [batch, sequence, width]. Quantized ones are expanded."""
     b, (weight, scales, _) = source.builder, rows.stored
     if rows.form is None:
-        return b.op("Gather", [weight, ids], name)
+        return b.op("Gather", [b.view(_view_of(weight), weight), ids], name)
     _, width, block, bits = rows.form
-    # The packed rows are read as they lie, [rows, blocks, block], by this operator and by the head alike;
-    # only the scales, a fiftieth of the size, need a second shape.
-    scales3 = b.op("Unsqueeze", [scales, b.tensor("axis_2", np.array([2]))], f"{name}.scales")
+    # The packed rows are read as they lie, [rows, blocks, block], by this operator and by the head alike.
+    assert scales is not None
+    view = b.view(_view_of(weight), weight)
+    scales3 = b.view(f"{_view_of(weight)}.scales", scales, (*scales.shape, 1))  # type: ignore[misc]
     blocks = b.op(
         "GatherBlockQuantized",
-        [weight, ids, scales3],
+        [view, ids, scales3],
         f"{name}.blocks",
         domain=CONTRIB,
         bits=bits,
@@ -144,6 +198,11 @@ def gather(source: Source, rows: Table, ids: ir.Value, name: str) -> ir.Value:
     return b.op(
         "Slice", [flat, b.tensor("zero", np.array([0])), ends, b.tensor("axis_2", np.array([2]))], name
     )
+
+
+def _view_of(weight: ir.Value) -> str:
+    """Name of the view that a gather reads: `embedding.view` of `embedding.weight`."""
+    return str(weight.name).removesuffix(".weight") + ".view"
 
 
 def head(source: Source, rows: Table, x: ir.Value, name: str) -> ir.Value:

@@ -1,6 +1,7 @@
 """What the demos do, as data."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,11 @@ class Student:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a demo does. Token budgets are a student's; `rows` are a task's training rows."""
+    """What a demo does. Token budgets are a student's; `rows` are a task's training rows.
+
+    `quality_tokens` of the held-out text are what artifacts are measured on before they are written; `gates`
+    are limits by recipe, in place of the recipe's own (fields of export.gates.Gates).
+    """
 
     title: str
     students: tuple[Student, ...]
@@ -33,6 +38,8 @@ class Plan:
     corpus: str = "stdlib"
     text: str = "stdlib"  # what perplexity is measured on
     seed: int = 0
+    quality_tokens: int = 2048
+    gates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 DOCS = Plan(

@@ -90,6 +90,8 @@ MALFORMED = {
     "unknown kind": _put("encoder", "kind"),
     "kind a list": _put(["decoder"], "kind"),
     "kind an object": _put({}, "kind"),
+    "unknown cache": _put("static", "cache"),
+    "cache a list": _put(["fixed"], "cache"),
     "no name": _drop("name"),
     "name a number": _put(3, "name"),
     "empty name": _put("", "name"),

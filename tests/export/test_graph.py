@@ -2,15 +2,19 @@ import tracemalloc
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from devices.machine import has_vnni
 from devices.runtime import Decoder
 from export.architecture import check
-from export.builder import LARGE, PAGE
+from export.builder import LARGE, PAGE, Builder, typed, value
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.graph import write_graph
+from export.quantize import quantize_columns
 from export.recipes import RECIPES
+from export.weights import Source, _row_product
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -134,15 +138,86 @@ def optimized(folder, tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_tied_vocabulary_is_stored_once(request, write_artifact, tmp_path, family, recipe):
-    """One vocabulary-sized weight feeds embedding and head, in the file and in the graph that runs."""
+def test_a_tied_vocabulary_is_stored_once(request, write_artifact, family, recipe):
+    """Embedding and head read the same bytes of the data file; nothing else is as large."""
     folder = write_artifact(request.getfixturevalue(f"{family}_checkpoint"), recipe).path
-    written = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
-    for graph in (written, optimized(folder, tmp_path)):
-        large = [t for t in graph.initializer if t.dims and t.dims[0] == 400 and np.prod(t.dims) >= 400 * 32]
-        assert len(large) == 1
-        users = {n.op_type for n in graph.node if large[0].name in n.input}
-        assert users in ({"Gather", "FusedMatMul"}, {"GatherBlockQuantized", "MatMulNBits"})
+    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    large = [t for t in graph.initializer if t.dims and t.dims[0] == 400 and np.prod(t.dims) >= 400 * 32]
+    places = {tuple(sorted((e.key, e.value) for e in t.external_data)) for t in large}
+    assert len(large) == 2 and len(places) == 1
+    users = {n.op_type for n in graph.node for t in large if t.name in n.input}
+    assert users in ({"Gather", "FusedMatMul"}, {"GatherBlockQuantized", "MatMulNBits"})
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_padding_on_the_left_changes_nothing(make_checkpoint, write_artifact, family):
+    """As transformers pads a batch: a short row's logits stand in its places, and its cache goes on alike."""
+    decoder = Decoder(write_artifact(make_checkpoint(family)), threads=1)
+    session, longest = decoder.session, 9
+    rows = [IDS[0, :longest], IDS[1, :4]]
+    ids = np.stack([np.pad(row, (longest - len(row), 0)) for row in rows])
+    mask = np.stack([np.arange(longest) >= longest - len(row) for row in rows]).astype(np.int64)
+    names = {value.name for value in session.get_inputs()}
+    past = {
+        v.name: np.zeros((2, v.shape[1], 0, v.shape[3]), np.float32)
+        for v in session.get_inputs()
+        if v.name.startswith("past")
+    }
+    outputs = [value.name for value in session.get_outputs()]
+
+    def run(ids, mask, past):
+        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
+        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **past}
+        found = dict(
+            zip(
+                outputs,
+                session.run(None, {k: v for k, v in feeds.items() if k in names | {*past}}),
+                strict=True,
+            )
+        )
+        return found.pop("logits"), {k.replace("present", "past_key_values"): v for k, v in found.items()}
+
+    prompt, past = run(ids, mask, past)
+    step, _ = run(IDS[:2, 20:21], np.pad(mask, ((0, 0), (0, 1)), constant_values=1), past)
+    for i, row in enumerate(rows):
+        whole = decoder.logits([[*row, IDS[i, 20]]])[0]
+        np.testing.assert_allclose(prompt[i, longest - len(row) :], whole[:-1], atol=2e-4)
+        np.testing.assert_allclose(step[i, -1], whole[-1], atol=2e-4)
+
+
+def slow_rows(x, weight, top):
+    """`x` [rows, in] times `weight` [out, in] by int8 rows, in integers and float64."""
+    scale_x, scale_w = np.abs(x).max(1) / 127, np.abs(weight).max(1) / top
+    levels_x = np.rint(x / scale_x[:, None]).astype(np.int64)
+    levels_w = np.rint(weight / scale_w[:, None]).astype(np.int64)
+    return (levels_x @ levels_w.T) * scale_x[:, None] * scale_w
+
+
+@pytest.mark.parametrize("top", [63, 127])
+def test_int8_by_rows_is_integer_arithmetic(tmp_path, top):
+    """The row-wise product equals exact integers times two scales, at any processor if weights have 7 bits;
+    a row of zeros gives the bias, and no row depends on another."""
+    if top == 127 and not has_vnni():
+        pytest.skip("without VNNI 8-bit weights saturate, which is why there are 7-bit ones")
+    weight = RNG.uniform(-1, 1, (48, 64)).astype(np.float32)
+    bias = RNG.normal(size=48).astype(np.float32)
+    x = RNG.uniform(-3, 3, (5, 64)).astype(np.float32)
+    x[2] *= 100
+    x[3] = 0
+    with (tmp_path / "model.onnx.data").open("wb") as stream:
+        builder = Builder(tmp_path, stream)
+        source = Source(None, None, RECIPES["int8-vnni"], builder)
+        given = value("x", ir.DataType.FLOAT, ["rows", 64])
+        made = _row_product(source, "y", given, quantize_columns(weight, top), builder.tensor("bias", bias))
+        builder.save([given], [typed(made, ["rows", 48])], "product", "test")
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": x})[0]
+    real = [0, 1, 2, 4]
+    np.testing.assert_allclose(
+        found[real], slow_rows(x[real].astype(np.float64), weight, top) + bias, rtol=2e-3, atol=2e-3
+    )
+    np.testing.assert_array_equal(found[3], bias)
+    np.testing.assert_array_equal(found[:1], session.run(None, {"x": x[:1]})[0])
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4"])
@@ -166,7 +241,7 @@ def test_large_tensors_can_be_mapped(make_checkpoint, write_artifact):
     assert any(int(p["length"]) >= LARGE for p in places)
     assert all(int(p["offset"]) % PAGE == 0 for p in places if int(p["length"]) >= LARGE)
     assert all(p["location"] == "model.onnx.data" for p in places)
-    used = sum(int(p["length"]) for p in places)
+    used = sum(length for _, length in {(int(p["offset"]), int(p["length"])) for p in places})
     assert used <= (folder / "model.onnx.data").stat().st_size < 1.05 * used
 
 

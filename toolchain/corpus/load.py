@@ -190,10 +190,20 @@ def heldout_file(spec: str, cache: Path | None = None) -> Path:
         if not path.is_file():
             raise UserError(f"corpus '{spec}': no such text file; name one, or stdlib")
         return path
-    text = "\n\n".join(stdlib.split()[1])
+    return _stdlib_file("heldout", stdlib.split()[1], cache)
+
+
+def calibration_file(spec: str, cache: Path | None = None) -> Path:
+    """A text file to calibrate on: the train part of `stdlib`, which nothing is measured on, or `spec` itself."""
+    return heldout_file(spec) if spec != "stdlib" else _stdlib_file("train", stdlib.split()[0], cache)
+
+
+def _stdlib_file(part: str, texts: tuple[str, ...], cache: Path | None) -> Path:
+    """A part of `stdlib` as a file in the cache, written once."""
+    text = "\n\n".join(texts)
     name = hashlib.sha256(text.encode()).hexdigest()
     root = cache or cache_folder("corpus")
-    path = root / f"stdlib-heldout-{name[:16]}.txt"
+    path = root / f"stdlib-{part}-{name[:16]}.txt"
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

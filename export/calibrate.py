@@ -1,0 +1,131 @@
+"""What goes into each matrix product of a checkpoint, over a text: the statistics that quantization can use.
+
+The text runs through the checkpoint's own float graph one layer at a time, so that besides the text's two
+hidden states only one layer's weights and statistics are in memory, whatever the model's depth.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from devices.artifact import Artifact
+from devices.session import open_session, thread_count
+from devices.text import encode_text, load_tokenizer, read_text
+from export.architecture import Architecture
+from export.attention import context
+from export.builder import DATA, Builder, typed, value
+from export.checkpoint import Checkpoint
+from export.graph import enter, layer, own_positions
+from export.padding import pack
+from export.recipes import RECIPES
+from export.weights import Source, gather, table
+
+WINDOWS, LENGTH = 32, 256  # rows of text, and tokens in each
+CHARACTERS = 16  # of text for each token wanted: more than any tokenizer puts into one on average
+INT64 = ir.DataType.INT64
+Values = list[ir.Value]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What went into one product: `largest` float32 [in], each channel's largest magnitude; `moment`
+    float64 [in, in], the sum of x x^T over all tokens, or None where nobody asked for it."""
+
+    largest: np.ndarray
+    moment: np.ndarray | None
+
+
+def sample_text(text: Path, folder: Path, arch: Architecture) -> np.ndarray | None:
+    """Ids int64 [rows, length] from places spread evenly over the file `text`; None where `folder` has no
+    tokenizer.json or the text yields no row."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer, whole = load_tokenizer(folder), read_text(text)
+    length = min(LENGTH, arch.positions)
+    starts = np.linspace(0, max(0, len(whole) - length * CHARACTERS), WINDOWS).astype(int)
+    pieces = (whole[start : start + length * CHARACTERS] for start in sorted(set(starts.tolist())))
+    rows = [encode_text(tokenizer, piece)[:length] for piece in pieces]
+    rows = [row for row in rows if len(row) == length and max(row) < arch.vocab]
+    return np.array(rows, np.int64) if rows else None
+
+
+def layer_inputs(
+    checkpoint: Checkpoint, arch: Architecture, ids: np.ndarray, *, moments: bool
+) -> Iterator[dict[str, Inputs]]:
+    """The statistics of each layer's products by slot (qkv, o, up, down), in order; last, those of `head`.
+
+    `ids`: int64 [rows, length], run row by row.
+    """
+    mask = np.ones((1, ids.shape[1]), np.int64)
+    with _running(checkpoint, arch, _enter) as run:
+        states = [run({"input_ids": row[None], "attention_mask": mask}) for row in ids]
+    for i in range(arch.layers):
+        sums: dict[str, list[Any]] = {}
+        with _running(checkpoint, arch, lambda source, i=i: _layer(source, i)) as run:  # type: ignore[misc]
+            for row, (h, residual) in enumerate(states):
+                *states[row], o, up, down = run({"h": h, "residual": residual, "attention_mask": mask})
+                _add(sums, {"qkv": h, "o": o, "up": up, "down": down}, moments)
+        yield {slot: Inputs(*found) for slot, found in sums.items()}
+    sums = {}
+    for h, _ in states:
+        _add(sums, {"head": h}, moments)
+    yield {slot: Inputs(*found) for slot, found in sums.items()}
+
+
+def _add(sums: dict[str, list[Any]], seen: dict[str, np.ndarray], moments: bool) -> None:
+    """Take what went into some products, [1, tokens, in] each, into their sums."""
+    for slot, x in seen.items():
+        x = x.reshape(-1, x.shape[-1])
+        largest, moment = np.abs(x).max(0), (x.T @ x).astype(np.float64) if moments else None
+        if slot not in sums:
+            sums[slot] = [largest, moment]
+            continue
+        np.maximum(sums[slot][0], largest, out=sums[slot][0])
+        if moments:
+            sums[slot][1] += moment
+
+
+@contextmanager
+def _running(
+    checkpoint: Checkpoint, arch: Architecture, build: Callable[[Source], tuple[Values, Values]]
+) -> Iterator[Callable[[dict[str, np.ndarray]], list[np.ndarray]]]:
+    """A part of the float graph, ready to run: feeds by name in, outputs in order out."""
+    with tempfile.TemporaryDirectory(prefix="toolchain-calibrate-") as scratch:
+        folder = Path(scratch)
+        with (folder / DATA).open("wb") as stream:
+            builder = Builder(folder, stream)
+            inputs, outputs = build(Source(checkpoint, arch, RECIPES["fp32"], builder))
+            builder.save(inputs, outputs, "part", "toolchain")
+        session = open_session(Artifact(folder, {}, ""), thread_count(None))
+        yield lambda feeds: session.run(None, feeds)
+
+
+def _enter(source: Source) -> tuple[Values, Values]:
+    """input_ids, attention_mask -> the first layer's normed input and the residual stream."""
+    ids, mask = (value(name, INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask"))
+    x = gather(source, table(source, "embedding", 32), ids, "embedding")
+    positions = own_positions(source, pack(source.builder, ids, mask))
+    return [ids, mask], _floats(enter(source, x, positions))
+
+
+def _layer(source: Source, i: int) -> tuple[Values, Values]:
+    """h, residual, attention_mask -> the next layer's h and residual, and what its products o, up, down read."""
+    shape: list[int | str] = ["batch", "sequence", source.arch.hidden]
+    h, residual = (value(name, ir.DataType.FLOAT, shape) for name in ("h", "residual"))
+    mask = value("attention_mask", INT64, ["batch", "sequence"])
+    positions = own_positions(source, pack(source.builder, mask, mask))
+    outputs = layer(source, i, h, residual, context(source, mask, positions, cached=False))
+    products = [node for node in source.builder.nodes if node.op_type == "MatMul"]
+    reads = {node.name.removesuffix(".product"): node.inputs[0] for node in products}  # type: ignore[union-attr]
+    tapped = [reads[f"layers.{i}.{slot}"] for slot in ("o", "up", "down")]
+    return [h, residual, mask], _floats((*outputs, *tapped))  # type: ignore[arg-type]
+
+
+def _floats(outputs: tuple[ir.Value, ...]) -> Values:
+    return [typed(output, ["batch", "sequence", "width"]) for output in outputs]

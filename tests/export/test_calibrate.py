@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from export.architecture import check
+from export.calibrate import layer_inputs, sample_text
+from export.checkpoint import open_checkpoint
+
+IDS = np.random.default_rng(0).integers(0, 400, (3, 24))
+READERS = {
+    "gpt2": {"qkv": "attn.c_attn", "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
+    "llama": {
+        "qkv": "self_attn.q_proj",
+        "o": "self_attn.o_proj",
+        "up": "mlp.gate_proj",
+        "down": "mlp.down_proj",
+    },
+}
+
+
+def torch_inputs(checkpoint, family, ids):
+    """What PyTorch's modules read, [tokens, in], by (layer, slot) and "head"."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    layers = model.transformer.h if family == "gpt2" else model.model.layers
+    seen = {}
+
+    def watch(module, key):
+        def keep(_, args):
+            seen[key] = args[0].flatten(0, 1).numpy()
+
+        module.register_forward_pre_hook(keep)
+
+    for i, layer in enumerate(layers):
+        for slot, name in READERS[family].items():
+            watch(layer.get_submodule(name), (i, slot))
+    watch(model.lm_head, "head")
+    with torch.inference_mode():
+        model(torch.from_numpy(ids))
+    return seen
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_against_pytorch(request, make_checkpoint, family):
+    """Largest magnitudes and second moments of every product's input are those of PyTorch's modules."""
+    # Heads of 8 are rotated outside the attention operator, heads of 16 by it.
+    checkpoint = make_checkpoint(family, **({"head_dim": 16} if family == "qwen3" else {}))
+    opened = open_checkpoint(checkpoint)
+    expected = torch_inputs(checkpoint, "gpt2" if family == "gpt2" else "llama", IDS)
+    found = list(layer_inputs(opened, check(opened), IDS, moments=True))
+    assert len(found) == 5 and list(found[4]) == ["head"]
+    for key, x in expected.items():
+        inputs = found[4]["head"] if key == "head" else found[key[0]][key[1]]
+        np.testing.assert_allclose(inputs.largest, np.abs(x).max(0), rtol=1e-3, atol=1e-4)
+        wanted = x.astype(np.float64).T @ x
+        np.testing.assert_allclose(inputs.moment, wanted, rtol=1e-3, atol=1e-3 * wanted.diagonal().max())
+
+
+def test_moments_only_where_asked_for(llama_checkpoint):
+    """Smoothing alone costs no second moments."""
+    opened = open_checkpoint(llama_checkpoint)
+    for inputs in layer_inputs(opened, check(opened), IDS, moments=False):
+        assert all(found.moment is None for found in inputs.values())
+
+
+def test_the_text_is_sampled_throughout(gpt2_checkpoint, corpus_file, tmp_path):
+    """Rows as long as the model reads, from the file's beginning to its end; short texts give few or none."""
+    arch = check(open_checkpoint(gpt2_checkpoint))
+    ids = sample_text(corpus_file, gpt2_checkpoint, arch)
+    assert ids.shape[1] == 64 and len({tuple(row) for row in ids.tolist()}) == len(ids) > 16
+    short = tmp_path / "short.txt"
+    short.write_text("One line.")
+    assert sample_text(short, gpt2_checkpoint, arch) is None
+    assert sample_text(corpus_file, tmp_path, arch) is None
