@@ -15,8 +15,8 @@ SCALES = {
 TABLES = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}  # inputs that are cosines and sines
 # Where things are and how long they are: small whole numbers.
 INDICES = (
-    "ArgMax Cast Concat ConstantOfShape CumSum Equal Expand Gather GatherElements GatherND Greater Less Max Min Neg Not "
-    "Range ReduceSum Reshape Shape Slice Squeeze Sub Unsqueeze Where"
+    "ArgMax Cast Concat ConstantOfShape CumSum Equal Expand Gather GatherElements GatherND Greater Less Max "
+    "Min Neg Not Range ReduceSum Reshape Shape Slice Squeeze Sub Unsqueeze Where"
 )
 # What is computed between the weights.
 ARITHMETIC = (

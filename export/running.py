@@ -12,7 +12,7 @@ import onnx
 
 from devices.artifact import GRAPH, Artifact
 from devices.session import open_session
-from export.operators import SCALES, TABLES
+from export.operators import ROWS, SCALES, TABLES
 
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -74,7 +74,7 @@ def read_weights(graph: onnx.GraphProto, written: onnx.GraphProto) -> list[Weigh
     readers: dict[str, list[tuple[str, int]]] = {}
     bits: dict[str, int] = {}
     for node in graph.node:
-        given = next((a.i for a in node.attribute if a.name == "bits"), 32)
+        given = next((a.i for a in node.attribute if a.name == "bits"), 8 if node.op_type in ROWS else 32)
         for at, name in enumerate(node.input):
             readers.setdefault(name, []).append((node.op_type, at))
             bits[name] = min(given, bits.get(name, 32))
