@@ -21,6 +21,7 @@ from export.calibrate import sample_text
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.fallback import Traced
 from export.gates import Gates, Judge
+from export.genai import write_genai_config
 from export.graph import write_graph
 from export.inspection import inspect
 from export.quality import TOKENS
@@ -98,6 +99,8 @@ def export(
         start = monotonic()
         arch, stored, sources, sample = _write(opened, known, chosen, staging, calibration_text, progress)
         _copy_files(opened, staging)
+        if known:
+            write_genai_config(staging, known)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
         manifest["calibration"] = _describe_calibration(chosen, calibration_text, sample)
         artifact = Artifact(staging, manifest, "")
