@@ -13,7 +13,7 @@ TO     := $(if $(OUT),--out "$(OUT)")
 SMOLLM := .cache/smollm2
 GGUF   := $(SMOLLM)/SmolLM2-135M-Instruct.gguf
 
-.PHONY: demo demo-short demo-smollm2 test test-slow lint teacher clean
+.PHONY: demo demo-short demo-smollm2 test test-slow lint teacher peers clean
 
 demo: $(VENV)/ready
 	"$(BIN)/toolchain" demo $(TO)
@@ -60,6 +60,26 @@ TEXT   ?= stdlib
 TOKENS ?= 150000
 demo-smollm2: $(GGUF)
 	"$(BIN)/toolchain" demo smollm2 --teacher $(GGUF) --corpus "$(CORPUS)" --text "$(TEXT)" --tokens $(TOKENS) $(TO)
+
+# Other runtimes and ours on the same weights, in turn; finished rounds are kept, ANEW=1 forgets them. The first
+# time installs 4 GB and compiles llama.cpp. SHAPE=tiny tries it out in minutes; name another DOCS for that.
+PEERS      ?= .cache/peers
+DOCS       ?= docs
+ROUNDS     ?= 5
+RECIPES    ?= fp32,int8,int4
+PEER_NAMES ?= llama.cpp,ctranslate2,optimum-onnx,mobius-onnx
+WORKLOADS  ?= generate,full,classify,export
+THREADS    ?= 1,2
+SHAPE      ?= gpt2
+SST2       ?= ../shared/data/glue/SST-2
+TOKENIZER  ?= ../shared/data/tokenizers/gpt2
+ANEW       ?=
+PREPARE    ?=
+peers: $(GGUF)
+	"$(BIN)/python" tests/peers/run.py --folder "$(PEERS)" --docs "$(DOCS)" --rounds $(ROUNDS) \
+	  --peers "$(PEER_NAMES)" --recipes "$(RECIPES)" --workloads "$(WORKLOADS)" --threads "$(THREADS)" \
+	  --shape $(SHAPE) --gguf $(GGUF) --sst2 "$(SST2)" --tokenizer "$(TOKENIZER)" --torch-index "$(TORCH_INDEX)" \
+	  $(if $(ANEW),--anew) $(if $(PREPARE),--prepare)
 
 clean:
 	rm -rf "$(VENV)" .cache demo-out demo-short-out demo-smollm2-out dist
