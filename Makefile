@@ -91,7 +91,7 @@ demo-smollm2: $(GGUF)
 # time installs 4 GB and compiles llama.cpp. SHAPE=tiny tries it out in minutes; name another DOCS for that.
 DOCS       ?= docs
 ROUNDS     ?= 5
-RECIPES    ?= fp32,int8,int4
+RECIPES    ?= fp32,int8,int8-vnni,int4
 PEER_NAMES ?= llama.cpp,ctranslate2,optimum-onnx,mobius-onnx
 WORKLOADS  ?= generate,full,classify,export
 THREADS    ?= 1,2
