@@ -75,7 +75,8 @@ def compare(
 ) -> dict[str, Any]:
     """Parity figures for the manifest; CheckFailed, with the figure and its limit, if they do not hold.
 
-    With `gated`, a quantized graph's perplexity is left to the gates, which measure more of it.
+    With `gated`, a quantized graph's perplexity is left to the gates, which measure more of it, or to whoever
+    wants it reported only.
     """
     figures: dict[str, Any] = {
         "tokens": int((ids >= 0).sum()),
