@@ -8,24 +8,21 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from devices.artifact import GRAPH, Artifact, seal
 from devices.errors import CheckFailed, UserError
-from devices.files import read_record, refuse_existing, sha256, staged, write_json
+from devices.files import read_record, refuse_existing, staged, write_json
 from devices.machine import version
 from devices.session import open_session
 from export import fallback
 from export import parity as checks
-from export.architecture import Architecture, Model, check, describe_model, label_names
-from export.calibrate import sample_text
+from export.architecture import Model, check, describe_model, label_names
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.fallback import Traced
 from export.graph import write_graph
-from export.recipes import Recipe, find_recipe, recipe_for, wants_text
-from export.smooth import calibrated
-from export.weights import Source
+from export.recipes import Recipe, find_recipe, recipe_for
+from export.smooth import source_for
 
 COPIED = (
     "config.json",
@@ -52,9 +49,9 @@ def export(
     Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this
     project does not write is traced (see export/fallback.py). With `parity`, the graph is compared with PyTorch
     (see export/parity.py); what fails leaves no artifact. `calibration_text` is a UTF-8 file for recipes that
-    smooth or use GPTQ: text like that of use, and none that anything is measured on. Without it, or where
-    no tokenizer is or the graph is traced, weights are rounded to nearest and the manifest's `calibration`
-    says so. `progress` is told each step.
+    smooth or use GPTQ: text like that of use, and none that anything is measured on. Without one a decoder
+    is calibrated on text that it writes itself; a classifier without one, and a traced graph, have their
+    weights rounded to nearest. The manifest's `calibration` says which. `progress` is told each step.
 
     Raises:
         UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
@@ -73,19 +70,18 @@ def export(
     name, producer = identity(checkpoint), f"toolchain {version('toolchain') or ''}".strip()
     with staged(out, force=force) as staging:
         arch: Model
-        sample = None
+        calibration: dict[str, Any] | None = None
         if known is None:
             arch, stored = fallback.trace(opened, chosen, staging, producer, progress)
             onnx.checker.check_model(str(staging / GRAPH))
         else:
-            sample = _calibration_ids(opened, known, chosen, calibration_text)
+            source, calibration = source_for(opened, known, chosen, calibration_text, progress)
             progress(f"writing the graph, {chosen.name}")
-            source = Source if sample is None else calibrated(opened, known, chosen, sample)
             arch, stored = known, write_graph(opened, known, chosen, staging, producer, source)
             _inspect(staging, chosen)
         _copy_files(opened, staging)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
-        manifest["calibration"] = _describe_calibration(chosen, calibration_text, sample)
+        manifest["calibration"] = calibration
         artifact = Artifact(staging, manifest, "")
         if parity:
             ids = checks.sample_ids(checkpoint, arch)
@@ -95,24 +91,6 @@ def export(
         else:
             open_session(artifact, 1)  # that it loads is the least to be known
         return seal(staging, manifest)
-
-
-def _calibration_ids(
-    opened: Checkpoint, arch: Architecture, chosen: Recipe, text: Path | None
-) -> np.ndarray | None:
-    """Ids to calibrate on, int64 [rows, length]; None where the recipe wants none or there is no text."""
-    return sample_text(text, opened.path, arch) if text is not None and wants_text(chosen) else None
-
-
-def _describe_calibration(
-    chosen: Recipe, text: Path | None, ids: np.ndarray | None
-) -> dict[str, Any] | None:
-    """What a recipe was calibrated on; no text and 0 tokens if on nothing, None if it wants nothing."""
-    if not wants_text(chosen):
-        return None
-    if text is None or ids is None:
-        return {"text": None, "tokens": 0}
-    return {"text": sha256(text), "tokens": ids.size}
 
 
 def _copy_files(opened: Checkpoint, staging: Path) -> None:
@@ -183,8 +161,9 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         f"{out}: {manifest['kind']}, {manifest['recipe']['name']}, {model['layers']} layers, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {size / 1e6:.1f} MB ({parts})"
     ]
-    if manifest["calibration"] and not manifest["calibration"]["tokens"]:
-        lines.append("no text to calibrate on: weights were rounded to nearest")
+    calibration = manifest["calibration"]
+    if calibration and calibration["on"] == "nothing":
+        lines.append("not calibrated: weights were rounded to nearest")
     figures = manifest["parity"]
     if figures is None:
         return [*lines, "parity: not checked"]

@@ -15,18 +15,21 @@ import numpy as np
 import onnx_ir as ir
 
 from devices.artifact import Artifact
+from devices.runtime import Decoder
+from devices.sampling import Sampling, generators, pick
 from devices.session import open_session, thread_count
 from devices.text import encode_text, load_tokenizer, read_text
-from export.architecture import Architecture
+from export.architecture import Architecture, describe_model
 from export.attention import context
 from export.builder import DATA, Builder, typed, value
 from export.checkpoint import Checkpoint
-from export.graph import enter, layer, own_positions
+from export.graph import enter, layer, own_positions, write_graph
 from export.padding import pack
 from export.recipes import RECIPES
 from export.weights import Source, gather, table
 
-WINDOWS, LENGTH = 32, 256  # rows of text, and tokens in each
+ROWS, LENGTH = 16, 256  # rows of text, and tokens in each
+GREEDY = 3  # first tokens of a sample that are not drawn, so that a row finds a subject
 CHARACTERS = 16  # of text for each token wanted: more than any tokenizer puts into one on average
 INT64 = ir.DataType.INT64
 Values = list[ir.Value]
@@ -48,11 +51,33 @@ def sample_text(text: Path, folder: Path, arch: Architecture) -> np.ndarray | No
         return None
     tokenizer, whole = load_tokenizer(folder), read_text(text)
     length = min(LENGTH, arch.positions)
-    starts = np.linspace(0, max(0, len(whole) - length * CHARACTERS), WINDOWS).astype(int)
+    starts = np.linspace(0, max(0, len(whole) - length * CHARACTERS), ROWS).astype(int)
     pieces = (whole[start : start + length * CHARACTERS] for start in sorted(set(starts.tolist())))
     rows = [encode_text(tokenizer, piece)[:length] for piece in pieces]
     rows = [row for row in rows if len(row) == length and max(row) < arch.vocab]
     return np.array(rows, np.int64) if rows else None
+
+
+def sample_model(checkpoint: Checkpoint, arch: Architecture) -> np.ndarray:
+    """Ids int64 [rows, length] that a decoder writes itself, at temperature 1 from a random first id.
+
+    It has no other text's subject and needs none (Liu et al. 2023, https://arxiv.org/abs/2305.17888).
+    """
+    length = min(LENGTH, arch.positions)
+    ids = np.zeros((ROWS, length), np.int64)
+    rngs = generators(Sampling(temperature=1.0), ROWS)
+    ids[:, 0] = [rng.integers(arch.vocab) for rng in rngs]
+    with tempfile.TemporaryDirectory(prefix="toolchain-calibrate-") as scratch:
+        write_graph(checkpoint, arch, RECIPES["fp32"], Path(scratch), "toolchain")
+        manifest = {"kind": "decoder", "name": "samples", "model": describe_model(arch)}
+        decoder = Decoder(Artifact(Path(scratch), manifest, ""), context=length)
+        logits = decoder.prefill(ids[:, :1])
+        for at in range(1, length):
+            drawn = Sampling(temperature=float(at > GREEDY))
+            ids[:, at] = [pick(row, drawn, rng) for row, rng in zip(logits, rngs, strict=True)]
+            if at + 1 < length:
+                logits = decoder.step(ids[:, at])
+    return ids
 
 
 def layer_inputs(

@@ -189,6 +189,7 @@ def _export(
     walk: Walk, models: dict[str, Path], keys: dict[str, str], recipes: tuple[str, ...]
 ) -> list[Path]:
     from export.build import export
+    from export.recipes import find_recipe
     from toolchain.corpus import calibration_file
 
     text = calibration_file("stdlib")
@@ -196,7 +197,7 @@ def _export(
         walk.step(
             f"artifacts/{name}-{recipe}",
             f"artifact {name} in {recipe}, checked against PyTorch",
-            [keys[name], recipe],
+            [keys[name], asdict(find_recipe(recipe)), sha256(text)],
             lambda out, path=path, recipe=recipe: export(  # type: ignore[misc]
                 path, out, recipe, force=True, calibration_text=text
             ),
@@ -281,6 +282,7 @@ def _measure(
     """Perplexity of the checkpoints in PyTorch, then every artifact through the runtime that ships."""
     from bench.run import bench
     from devices.artifact import open_artifact
+    from devices.machine import physical_cores
     from toolchain.corpus import heldout_file
     from toolchain.evaluate import evaluate
     from toolchain.glue.metrics import dev_rows
@@ -293,7 +295,13 @@ def _measure(
             [keys[name], asked, text],
             lambda out, path=path: evaluate(path, out=out, **asked),  # type: ignore[misc]
         )
-    shared: dict[str, Any] = {"rounds": plan.rounds, "seed": plan.seed, "say": walk.say}
+    # One thread count for all, so that what is compared differs in nothing else.
+    shared: dict[str, Any] = {
+        "threads": physical_cores(),
+        "rounds": plan.rounds,
+        "seed": plan.seed,
+        "say": walk.say,
+    }
     walk.step(
         "results/decoders",
         f"{len(artifacts)} artifacts measured on this machine, {plan.rounds} rounds in turn",
