@@ -38,7 +38,8 @@ Values = list[ir.Value]
 @dataclass(frozen=True)
 class Inputs:
     """What went into one product: `largest` float32 [in], each channel's largest magnitude; `moment`
-    float64 [in, in], the sum of x x^T over all tokens, or None where nobody asked for it."""
+    float64 [in, in], the sum of x x^T over all tokens (for qkv, the first of a row weighs as much as the
+    rest), or None where nobody asked for it."""
 
     largest: np.ndarray
     moment: np.ndarray | None
@@ -104,10 +105,14 @@ def layer_inputs(
 
 
 def _add(sums: dict[str, list[Any]], seen: dict[str, np.ndarray], moments: bool) -> None:
-    """Take what went into some products, [1, tokens, in] each, into their sums."""
+    """Take what one row put into some products, [1, tokens, in] each, into their sums."""
     for slot, x in seen.items():
-        x = x.reshape(-1, x.shape[-1])
+        x = x[0]
         largest, moment = np.abs(x).max(0), (x.T @ x).astype(np.float64) if moments else None
+        if moments and slot == "qkv":
+            # All later tokens attend to the first (https://arxiv.org/abs/2309.17453), whose input is like no
+            # other: its key counts as much as theirs together, or GPTQ spoils it for a little gain in each.
+            moment += len(x) * np.outer(x[0], x[0])
         if slot not in sums:
             sums[slot] = [largest, moment]
             continue

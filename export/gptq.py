@@ -9,9 +9,9 @@ from scipy.linalg import lapack
 
 from export.quantize import Quantized, fit_levels, pack
 
-# Of the mean diagonal, added to it. Thirty times the paper's: over a few thousand tokens, of another text
+# Of the mean diagonal, added to it. Ten times the paper's: over a few thousand tokens, of another text
 # than that of use, what inputs tell about each other is only half true (docs/log.md has the figures).
-DAMPING = 0.3
+DAMPING = 0.1
 ROWS_AT_ONCE = 1 << 20  # weights worked on together
 
 
