@@ -13,7 +13,12 @@ TO     := $(if $(OUT),--out "$(OUT)")
 SMOLLM := .cache/smollm2
 GGUF   := $(SMOLLM)/SmolLM2-135M-Instruct.gguf
 
-.PHONY: demo demo-short demo-smollm2 test test-slow lint teacher clean
+# Environments of other projects' tools that open our artifacts; optimum-onnx's may be a peer's (PEERS=.cache/peers).
+INTEROP ?= .cache/interop
+PEERS   ?=
+OPTIMUM := $(if $(PEERS),,$(INTEROP)/optimum-onnx/ready)
+
+.PHONY: demo demo-short demo-smollm2 test test-slow interop lint teacher clean
 
 demo: $(VENV)/ready
 	"$(BIN)/toolchain" demo $(TO)
@@ -26,6 +31,25 @@ test: lint
 
 test-slow: $(VENV)/ready
 	"$(BIN)/python" -m pytest -m slow
+
+# optimum-onnx, onnxruntime-genai and, where node and Chromium are, onnxruntime-web open what export writes.
+interop: $(VENV)/ready $(OPTIMUM) $(INTEROP)/onnxruntime-genai/ready $(INTEROP)/onnxruntime-web/ready
+	INTEROP="$(INTEROP)" PEERS="$(PEERS)" OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest tests/interop
+
+$(INTEROP)/onnxruntime-web/ready: tests/interop/web/package-lock.json
+	@echo "installing onnxruntime-web into $(@D)"
+	@rm -rf "$(@D)" && mkdir -p "$(@D)" && cp tests/interop/web/package*.json "$(@D)"
+	@if ! command -v npm >/dev/null; then echo "no npm here: its test will be skipped"; else \
+	  npm ci --prefix "$(@D)" --ignore-scripts --no-audit --no-fund --silent && touch $@; fi
+
+# torch first, from the index that is named, so that nothing else pulls in the CUDA build.
+$(INTEROP)/%/ready: tests/interop/requirements/%.txt
+	@echo "installing $* into $(@D)"
+	@rm -rf "$(@D)" && $(PYTHON) -m venv "$(@D)"
+	@torch=$$(grep '^torch==' $<); [ -z "$$torch" ] || \
+	  "$(@D)/bin/python" -m pip install -q --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$$torch"
+	@"$(@D)/bin/python" -m pip install -q --disable-pip-version-check -r $< && touch $@
 
 lint: $(VENV)/ready
 	"$(BIN)/ruff" check .

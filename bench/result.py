@@ -40,6 +40,7 @@ def build(
         "environment": {**rounds[0]["environment"], "emulated": profile.emulated},
         "rounds": len(rounds),
         "threads": rounds[0]["threads"],
+        "threads_from": rounds[0]["threads_from"],
         "seed": seed,
         **{key: spread(samples) for key, samples in {**per_round, **pooled}.items()},
         "peak_rss_bytes": spread(peaks),

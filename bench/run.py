@@ -80,9 +80,11 @@ def bench(
             bar.name(f"{artifact.name}: quality")
             qualities.append(_quality(artifact, chosen, corpus))
             bar.update(_has_quality(artifact, chosen))
+        counts = [_threads(artifact, chosen) for artifact in opened]
         for at in order:
             bar.name(opened[at].name)
-            rounds[at].append(ask(_request(opened[at], plans[at], chosen), str(opened[at].path)))
+            request = _request(opened[at], plans[at], chosen, counts[at]["threads"])
+            rounds[at].append({**ask(request, str(opened[at].path)), **counts[at]})
             bar.update()
     results = [
         result.build(artifact, path, plan, profile, chosen.seed, found, quality)
@@ -147,13 +149,20 @@ def _schedule(artifacts: int, rounds: int, seed: int) -> list[int]:
     return [at for _ in range(rounds) for at in rng.sample(range(artifacts), artifacts)]
 
 
-def _request(artifact: Artifact, plan: Workload, chosen: Settings) -> dict[str, Any]:
+def _threads(artifact: Artifact, chosen: Settings) -> dict[str, Any]:
+    """Threads for all rounds of an artifact: those asked for, or what a process of its own finds best."""
+    if chosen.threads is not None:
+        return {"threads": chosen.threads, "threads_from": "asked"}
+    return ask({"action": "threads", "artifact": str(artifact.path), "threads": None}, str(artifact.path))
+
+
+def _request(artifact: Artifact, plan: Workload, chosen: Settings, threads: int) -> dict[str, Any]:
     rows = chosen.task.rows if chosen.task and artifact.kind == "classifier" else None
     return {
         "action": "measure",
         "artifact": str(artifact.path),
         "workload": plan.as_dict(),
-        "threads": chosen.threads,
+        "threads": threads,
         "seed": chosen.seed,
         "rows": rows[: plan.rows] if rows else None,
     }

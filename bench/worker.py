@@ -18,7 +18,7 @@ from bench import quality
 from bench.workloads import Workload, prompt_ids, row_ids
 from devices.artifact import Artifact, open_artifact
 from devices.errors import UserError
-from devices.machine import environment, peak_rss
+from devices.machine import environment, peak_rss, physical_cores
 from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, read_text
 
@@ -36,7 +36,7 @@ def measure_decoder(artifact: Artifact, workload: Workload, threads: int | None,
     prompt = [prompt_ids(artifact.model["vocab"], workload.prompt, seed)]
     logits = decoder.prefill(prompt)
     for _ in range(min(2, workload.generate)):
-        logits = decoder.step(logits.argmax(axis=-1))
+        logits = decoder.step(logits.argmax(axis=-1), copy=False)
     gc.collect()
     gc.disable()
     start = time.perf_counter()
@@ -44,7 +44,7 @@ def measure_decoder(artifact: Artifact, workload: Workload, threads: int | None,
     first = last = time.perf_counter()
     token_s = []
     for _ in range(workload.generate - 1):
-        token = decoder.step(token).argmax(axis=-1)
+        token = decoder.step(token, copy=False).argmax(axis=-1)
         now = time.perf_counter()
         token_s.append(now - last)
         last = now
@@ -97,10 +97,21 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     return {**found, "peak_rss_bytes": peak_rss(), "environment": environment()}
 
 
+def threads(request: dict[str, Any]) -> dict[str, Any]:
+    """How many threads the artifact gets where none are named, and where that comes from.
+
+    Asked before the rounds: a sweep's sessions would show in a round's times and in its peak memory.
+    """
+    artifact = open_artifact(Path(request["artifact"]), verify=False)
+    opened = (Decoder if artifact.kind == "decoder" else Classifier)(artifact, request["threads"])
+    return {"threads": opened.threads, "threads_from": opened.threads_from}
+
+
 def perplexity(request: dict[str, Any]) -> dict[str, Any]:
     """Perplexity of a decoder on a text file, one window at a time, as it would be used."""
     artifact = open_artifact(Path(request["artifact"]), verify=False)
-    decoder = Decoder(artifact, request["threads"])
+    # The default is for a token at a time; whole windows use all cores.
+    decoder = Decoder(artifact, request["threads"] or physical_cores())
     text = read_text(Path(request["corpus"]))
     window = request["window"] or quality.default_window(artifact.model["positions"])
     blocks = quality.windows(encode_text(decoder.tokenizer, text), window, request["blocks"])
@@ -110,7 +121,8 @@ def perplexity(request: dict[str, Any]) -> dict[str, Any]:
 def predict(request: dict[str, Any]) -> dict[str, Any]:
     """Logits of every row of a task; what they are worth is computed by who asked."""
     artifact = open_artifact(Path(request["artifact"]), verify=False)
-    logits = Classifier(artifact, request["threads"]).predict(as_rows(request["rows"]))
+    classifier = Classifier(artifact, request["threads"] or physical_cores())
+    logits = classifier.predict(as_rows(request["rows"]))
     return {"logits": np.asarray(logits, dtype=np.float64).tolist()}
 
 
@@ -119,7 +131,7 @@ def as_rows(rows: list[list[str | None]]) -> list[tuple[str, str | None]]:
     return [(row[0] or "", row[1]) for row in rows]
 
 
-ACTIONS = {"measure": measure, "perplexity": perplexity, "predict": predict}
+ACTIONS = {"measure": measure, "threads": threads, "perplexity": perplexity, "predict": predict}
 
 
 def main() -> int:

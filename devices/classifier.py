@@ -1,32 +1,47 @@
 """Classifying with an artifact: texts in, logits out."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from devices.artifact import GRAPH, Artifact, opened
 from devices.errors import UserError
-from devices.session import explained, input_shapes, open_session, thread_count
+from devices.session import explained, input_shapes, open_session
 from devices.text import encode_row, load_tokenizer, special_ids
+from devices.threads import choose
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ROWS_AT_ONCE = 32
+TRIAL_TOKENS = 32
 
 
 class Classifier:
-    """A sentence or pair classifier: rows of text in, logits out; the last real token is what is read."""
+    """A sentence or pair classifier: rows of text in, logits out; the last real token is what is read.
+
+    `threads` defaults to what a short sweep finds fastest, as a Decoder's.
+    """
 
     def __init__(self, artifact: Artifact | Path | str, threads: int | None = None) -> None:
         self.artifact = opened(artifact, "classifier")
-        self.threads = thread_count(threads)
+        self.max_tokens = _max_tokens(self.artifact)
+        self.threads, self.threads_from = choose(self.artifact, threads, self._trial)
         self.session = open_session(self.artifact, self.threads)
         self.inputs = input_shapes(self.session)
         special = special_ids(self.artifact.path)
         self.separator = (special["eos"] or [0])[0]
         self.pad = (special["pad"] or [self.separator])[0]
-        self.max_tokens = _max_tokens(self.artifact)
+
+    def _trial(self, threads: int) -> Callable[[], object]:
+        """A sentence through a classifier with so many threads, to be timed."""
+        classifier = Classifier(self.artifact, threads)
+        return lambda: classifier.logits([[0] * min(TRIAL_TOKENS, self.max_tokens)])
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -1,23 +1,54 @@
 """Generating: tokens picked one by one, text streamed in whole characters, stopped by ids or strings."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from tokenizers.decoders import DecodeStream
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from devices.errors import UserError
 from devices.sampling import Sampling, generators, pick
 
 
 @dataclass(frozen=True)
+class Speculation:
+    """What a draft was worth: tokens it proposed, `at_a_time` and in all, how many of them the model
+    accepted, and how often the model ran for `tokens` new ones (the prompt's run counts; without a draft it
+    is once a token)."""
+
+    at_a_time: int
+    proposed: int
+    accepted: int
+    runs: int
+    tokens: int
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Share of the proposed tokens that were accepted; None where none was proposed."""
+        return self.accepted / self.proposed if self.proposed else None
+
+    @property
+    def tokens_per_run(self) -> float:
+        """New tokens for each run of the model."""
+        return self.tokens / self.runs
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts and both rates."""
+        rates = {"acceptance_rate": self.acceptance_rate, "tokens_per_run": self.tokens_per_run}
+        return {**asdict(self), **rates}
+
+
+@dataclass(frozen=True)
 class Generation:
-    """New token ids (an end token not among them), their text, and why they ended: eos, stop or length."""
+    """New token ids (an end token not among them), their text, and why they ended: eos, stop or length.
+
+    The text is empty where only ids went in: the tokenizer is not loaded for them.
+    """
 
     ids: list[int]
     text: str
     finish_reason: str
+    speculation: Speculation | None = field(default=None, compare=False)
 
 
 class TextStream:
@@ -33,6 +64,8 @@ class TextStream:
         stop: Sequence[str] = (),
         on_text: Callable[[str], None] | None = None,
     ) -> None:
+        from tokenizers.decoders import DecodeStream
+
         self.tokenizer, self.stop, self.on_text = tokenizer, tuple(stop), on_text
         # The prompt goes first so that a word's leading space survives decoders that strip it at a start.
         self.decoder = DecodeStream(ids=list(prompt), skip_special_tokens=True)
@@ -80,39 +113,57 @@ def check_stop(stop: Sequence[str]) -> None:
         )
 
 
-def run(
-    decoder: Any,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    sampling: Sampling,
-    eos: Sequence[int],
-    streams: Sequence[TextStream | None],
-) -> list[Generation]:
-    """Generate for every prompt (ids) at once; a row that ended waits, unheard, until all have.
+@dataclass
+class Row:
+    """A sequence under way: its prompt, the new ids, and why it ended (None: it goes on)."""
 
-    `decoder` offers `prefill(list of ids) -> float [batch, vocab]` and `step(int64 [batch])` likewise.
+    prompt: list[int]
+    max_new_tokens: int
+    eos: Sequence[int]
+    stream: TextStream | None = None
+    ids: list[int] = field(default_factory=list)
+    reason: str | None = None
+
+    def take(self, token: int) -> bool:
+        """Add one more id; whether the sequence has ended with it."""
+        if token in self.eos:
+            self.reason = "eos"
+            return True
+        self.ids.append(token)
+        if self.stream is not None and self.stream.add(token):
+            self.reason = "stop"
+        elif len(self.ids) == self.max_new_tokens:
+            self.reason = "length"
+        return self.reason is not None
+
+    def finish(self, speculation: Speculation | None = None) -> Generation:
+        """The result, once it has ended."""
+        text = "" if self.stream is None else self.stream.finish()
+        return Generation(self.ids, text, self.reason or "length", speculation)
+
+
+def run(decoder: Any, rows: Sequence[Row], sampling: Sampling) -> None:
+    """Generate for every row at once, until all have ended; one that has leaves the batch to the others.
+
+    A sequence that fills the context goes on as a new prompt without its oldest tokens (`newest`).
     """
-    rows = range(len(prompts))
-    rngs = generators(sampling, len(prompts))
-    ids: list[list[int]] = [[] for _ in rows]
-    reasons: list[str | None] = [None for _ in rows]
-    logits = decoder.prefill(prompts)
-    for done in range(1, max_new_tokens + 1):
-        following = np.zeros(len(prompts), dtype=np.int64)
-        for row in rows:
-            if reasons[row] is None:
-                following[row] = token = pick(logits[row], sampling, rngs[row])
-                reasons[row] = _take(token, ids[row], eos, streams[row])
-        if done == max_new_tokens or all(reasons):
-            break
-        logits = decoder.step(following)
-    texts = ["" if stream is None else stream.finish() for stream in streams]
-    return [Generation(ids[row], texts[row], reasons[row] or "length") for row in rows]
+    live = list(zip(rows, generators(sampling, len(rows)), strict=True))
+    logits = decoder.prefill([row.prompt for row in rows])
+    while True:
+        ended = [at for at, (row, rng) in enumerate(live) if row.take(pick(logits[at], sampling, rng))]
+        if len(ended) == len(live):
+            return
+        for at in reversed(ended):
+            live[at] = live[-1]
+            live.pop()
+            decoder.drop(at)
+        if decoder.length == decoder.context:
+            logits = decoder.prefill([newest([*row.prompt, *row.ids], decoder.context) for row, _ in live])
+        else:
+            logits = decoder.step([row.ids[-1] for row, _ in live], copy=False)
 
 
-def _take(token: int, ids: list[int], eos: Sequence[int], stream: TextStream | None) -> str | None:
-    """Add a token to a row; why the row ends with it, or None."""
-    if token in eos:
-        return "eos"
-    ids.append(token)
-    return "stop" if stream is not None and stream.add(token) else None
+def newest(ids: list[int], context: int) -> list[int]:
+    """The end of `ids` that fits: without as many halves of the context as it takes, oldest first."""
+    half = (context + 1) // 2
+    return ids[max(-(-(len(ids) - context) // half), 0) * half :]

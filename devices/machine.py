@@ -1,6 +1,5 @@
 """What this machine is: recorded beside every number, without asking. What cannot be read is null."""
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -26,15 +25,10 @@ CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 def environment() -> dict[str, Any]:
     """CPU, cores, memory, clock, load and versions, as a result records them (bytes, MHz)."""
-    # A board's name stands below the last processor, so all lines are looked at, the first of a name wins.
-    first = {key: value for block in reversed(_cpu_blocks()) for key, value in block.items()}
+    first = _cpu()
     flags = set((first.get("flags") or first.get("Features") or "").split())
     return {
-        "cpu": first.get("model name")
-        or first.get("Model")
-        or first.get("CPU part")
-        or platform.processor()
-        or None,
+        "cpu": cpu_model(),
         "arch": platform.machine(),
         "isa": [name for name in (*ISA_X86, *ISA_ARM) if name in flags] if flags else None,
         "cores": physical_cores(),
@@ -63,8 +57,17 @@ def has_vnni() -> bool:
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment()["isa"] or ()))
 
 
+def cpu_model() -> str | None:
+    """The processor's name, or a board's, as the kernel tells it."""
+    first = _cpu()
+    named = (first.get(key) for key in ("model name", "Model", "CPU part"))
+    return next(filter(None, named), None) or platform.processor() or None
+
+
 def version(package: str) -> str | None:
     """The installed version of a package, without importing it; null where it is not installed."""
+    import importlib.metadata  # brings the email package along: 30 ms that a program in use need not spend
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -110,6 +113,11 @@ def _cpu_blocks() -> list[dict[str, str]]:
         block = {key.strip(): value.strip() for key, _, value in pairs}
         blocks.append(block)
     return blocks
+
+
+def _cpu() -> dict[str, str]:
+    """Every line of /proc/cpuinfo by name. A board's stand below the last processor; the first of a name wins."""
+    return {key: value for block in reversed(_cpu_blocks()) for key, value in block.items()}
 
 
 def _meminfo(key: str) -> int | None:

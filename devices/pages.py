@@ -18,7 +18,7 @@ MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 14, 15, 25  # <asm-generic/mman-
 FULL = 0.9  # of a region resident: weights are, stacks and unused arenas are not and must not be filled
 HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *(.*)")
 
-Region = tuple[int, int, str, int]  # start, end, path ("" for anonymous memory), resident anonymous bytes
+Region = tuple[int, int, str, int]  # start, end, path ("" or "[heap]" where none), resident anonymous bytes
 
 
 def regions() -> list[Region]:
@@ -55,7 +55,7 @@ def settle(before: list[Region], data: Path) -> None:
     for start, end, path, anonymous in regions():
         if path == name:
             advise(start, end - start, MADV_NOHUGEPAGE)
-        new = (start, end) not in known and not path
+        new = (start, end) not in known and path in ("", "[heap]")
         if offered and new and end - start >= HUGE and anonymous >= FULL * (end - start):
             advise(start, end - start, MADV_HUGEPAGE)
             first, last = -(-start // HUGE) * HUGE, end // HUGE * HUGE

@@ -1,5 +1,7 @@
 """How the next token is picked from logits: greedy, or drawn with temperature, top-k and top-p."""
 
+from __future__ import annotations  # np.random, 25 ms, is imported where something is drawn
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,14 +30,19 @@ class Sampling:
             raise UserError(f"seed is {self.seed}; it must be 0 or more")
 
 
-def generators(sampling: Sampling, rows: int) -> list[np.random.Generator]:
-    """One random stream per row, so that a row's text does not depend on how many rows stand beside it."""
+def generators(sampling: Sampling, rows: int) -> list[np.random.Generator | None]:
+    """One random stream per row, so that a row's text does not depend on how many rows stand beside it.
+
+    None where nothing is drawn.
+    """
+    if sampling.temperature == 0:
+        return [None] * rows
     return [np.random.default_rng([sampling.seed, row]) for row in range(rows)]
 
 
-def pick(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> int:
+def pick(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator | None) -> int:
     """The next id, from logits float [vocab]; greedy ties go to the lowest id."""
-    if sampling.temperature == 0:
+    if sampling.temperature == 0 or rng is None:
         return int(logits.argmax())
     return int(rng.choice(len(logits), p=probabilities(logits, sampling)))
 

@@ -24,9 +24,10 @@ DTYPES = {
 }
 
 
-def open_session(artifact: Artifact, threads: int) -> Any:
+def open_session(artifact: Artifact, threads: int, optimized: Path | None = None) -> Any:
     """A session on the artifact's graph; its external data is memory-mapped by ONNX Runtime.
 
+    With `optimized`, the graph as it is run is written there; it points to the weights it did not change.
     UserError for a graph whose integers this processor would saturate, and for whatever cannot be loaded.
     """
     if (artifact.manifest.get("recipe") or {}).get("needs") == "vnni" and not has_vnni():
@@ -38,6 +39,9 @@ def open_session(artifact: Artifact, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal only: what goes wrong comes as an exception, with the same words
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it is looked at, not run
     path = artifact.path / GRAPH
     before = pages.regions()
     with explained(path, "load"):

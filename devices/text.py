@@ -1,17 +1,25 @@
-"""Text to token ids, by rules that training, evaluation and the runtime share."""
+"""Text to token ids, by rules that training, evaluation and the runtime share.
+
+The tokenizers library is loaded with the first tokenizer: a program that handles ids alone never needs it.
+"""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
 from devices.files import read_json
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint or artifact folder, without the truncation and padding it may carry."""
+    from tokenizers import Tokenizer
+
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{folder}: has no tokenizer.json; give token ids, or add the model's tokenizer.json")

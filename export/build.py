@@ -4,26 +4,47 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from math import prod
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import onnx
 
 from devices.artifact import GRAPH, Artifact, seal
+<<<<<<< HEAD
 from devices.errors import CheckFailed, UserError
 from devices.files import read_record, refuse_existing, staged, write_json
+=======
+from devices.errors import UserError
+from devices.files import read_record, refuse_existing, sha256, staged, write_json
+>>>>>>> main
 from devices.machine import version
-from devices.session import open_session
 from export import fallback
+<<<<<<< HEAD
 from export import parity as checks
 from export.architecture import Model, check, describe_model, label_names
+=======
+from export.architecture import Architecture, Model, check, describe_model, is_classifier, label_names
+from export.calibrate import sample_text
+>>>>>>> main
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.fallback import Traced
+from export.gates import Gates, Judge
+from export.genai import write_genai_config
 from export.graph import write_graph
+<<<<<<< HEAD
 from export.recipes import Recipe, find_recipe, recipe_for
 from export.smooth import source_for
+=======
+from export.inspection import inspect
+from export.quality import TOKENS
+from export.recipes import Recipe, find_recipe, recipe_for, wants_text
+from export.smooth import calibrated
+from export.verify import Checks, Subject, verify
+from export.weights import Source
+>>>>>>> main
 
+Sources = Callable[..., Source]
 COPIED = (
     "config.json",
     "generation_config.json",
@@ -31,7 +52,6 @@ COPIED = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-LARGE = 1 << 16  # elements from which a float matrix has no place in a quantized graph
 
 
 def export(
@@ -42,20 +62,50 @@ def export(
     force: bool = False,
     parity: bool = True,
     calibration_text: Path | None = None,
+    quality_text: Path | None = None,
+    quality_tokens: int = TOKENS,
+    quality_batch: int = 1,
+    gates: Gates | None = None,
+    judge: Judge | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the artifact of `checkpoint` to the folder `out` and return its manifest.
 
+<<<<<<< HEAD
     Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this
     project does not write is traced (see export/fallback.py). With `parity`, the graph is compared with PyTorch
     (see export/parity.py); what fails leaves no artifact. `calibration_text` is a UTF-8 file for recipes that
     smooth or use GPTQ: text like that of use, and none that anything is measured on. Without one a decoder
     is calibrated on text that it writes itself; a classifier without one, and a traced graph, have their
     weights rounded to nearest. The manifest's `calibration` says which. `progress` is told each step.
+=======
+    Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this project does
+    not write is traced (export/fallback.py). What ONNX Runtime runs is inspected (export/inspection.py).
+    `calibration_text` is a UTF-8 file for recipes that smooth or use GPTQ: text like that of use, and none that
+    anything is measured on. Without it, or where the graph is traced, weights are rounded to nearest.
+
+    With `parity`, the graph is compared with PyTorch on a small sample (export/parity.py). With `quality_text`,
+    text that nothing was trained or calibrated on, a decoder's perplexity and argmax are measured on about
+    `quality_tokens` tokens of it, `quality_batch` windows together (export/quality.py); `judge` scores a
+    classifier on labelled rows. What these give must hold the `gates`, by default the recipe's
+    (export/gates.py). What fails leaves no artifact. `progress` is told each step.
+
+    The manifest's keys, beside those that devices/artifact.py checks:
+        `bytes`: stored bytes by precision; `graph`: the graph that runs (null if traced): `nodes`, `operators`
+            by kind, `bytes` by precision, bytes `made_at_loading`.
+        `calibration`: null, or the `text`'s hash and its `tokens`, 0 where there was none.
+        `parity`: figures of the small sample, or null.
+        `quality`: null, or `text` (name, sha256, tokens, window, batch), `whole` (all positions at once) and
+            `cached` (prompt, then steps), each with `perplexity` of pytorch and artifact, `perplexity_ratio`,
+            `argmax_agreement` and the positions `compared`; `cached_from_whole`, the difference between the
+            two; `neighbours`, how far a row's logits move in a batch; `task`, what `judge` gave; and `gates`.
+        `seconds`: of `graph` (writing and inspecting it), `pytorch` (0 where its answers were kept), `checks`.
+>>>>>>> main
 
     Raises:
-        UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`.
-        CheckFailed: the graph is not the model.
+        UserError: a checkpoint that cannot be read or is not supported, an unknown recipe, an existing `out`,
+            a text that cannot be used.
+        CheckFailed: the graph is not the model, or not what the recipe says, or a gate does not hold.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     find_recipe(recipe)
@@ -67,8 +117,9 @@ def export(
     opened = open_checkpoint(checkpoint)
     known = None if fallback.is_needed(opened.config) else check(opened)
     chosen = recipe_for(recipe, known.kind) if known else fallback.recipe_of(opened.config, recipe)
-    name, producer = identity(checkpoint), f"toolchain {version('toolchain') or ''}".strip()
+    name = identity(checkpoint)
     with staged(out, force=force) as staging:
+<<<<<<< HEAD
         arch: Model
         calibration: dict[str, Any] | None = None
         if known is None:
@@ -79,20 +130,74 @@ def export(
             progress(f"writing the graph, {chosen.name}")
             arch, stored = known, write_graph(opened, known, chosen, staging, producer, source)
             _inspect(staging, chosen)
+=======
+        start = monotonic()
+        arch, stored, sources, sample = _write(opened, known, chosen, staging, calibration_text, progress)
+>>>>>>> main
         _copy_files(opened, staging)
+        if known:
+            write_genai_config(staging, known)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
         manifest["calibration"] = calibration
         artifact = Artifact(staging, manifest, "")
-        if parity:
-            ids = checks.sample_ids(checkpoint, arch)
-            wanted = checks.reference(checkpoint, name, ids, arch.kind, progress)
-            progress("comparing with PyTorch")
-            manifest["parity"] = checks.compare(artifact, arch, chosen, ids, wanted)
-        else:
-            open_session(artifact, 1)  # that it loads is the least to be known
+        manifest["graph"] = inspect(artifact, known, chosen, stored) if known else None
+        seconds = {"graph": round(monotonic() - start, 2)}
+        checks = Checks(parity, quality_text, quality_tokens, quality_batch, gates, judge)
+        manifest |= verify(Subject(artifact, opened, arch, chosen, sources), name, checks, progress)
+        manifest["seconds"] = seconds | manifest["seconds"]
         return seal(staging, manifest)
 
 
+<<<<<<< HEAD
+=======
+def _write(
+    opened: Checkpoint,
+    known: Architecture | None,
+    chosen: Recipe,
+    folder: Path,
+    text: Path | None,
+    progress: Callable[[str], None],
+) -> tuple[Model, dict[str, int], Callable[[], Sources], np.ndarray | None]:
+    """Write the graph; the model, stored bytes by precision, what makes its sources anew, calibration ids."""
+    producer = f"toolchain {version('toolchain') or ''}".strip()
+    if known is None:
+        arch, stored = fallback.trace(opened, chosen, folder, producer, progress)
+        onnx.checker.check_model(str(folder / GRAPH))
+        return arch, stored, lambda: Source, None
+    sample = _calibration_ids(opened, known, chosen, text)
+    progress(f"writing the graph, {chosen.name}")
+
+    def sources() -> Sources:
+        return Source if sample is None else calibrated(opened, known, chosen, sample)
+
+    return known, write_graph(opened, known, chosen, folder, producer, sources()), sources, sample
+
+
+def kind_of(checkpoint: Path) -> str:
+    """Whether a checkpoint is a `decoder` or a `classifier`; UserError for one that cannot be read."""
+    opened = open_checkpoint(checkpoint)
+    if fallback.is_needed(opened.config):
+        return "classifier" if is_classifier(opened.config) else "decoder"
+    return check(opened).kind
+
+
+def _calibration_ids(
+    opened: Checkpoint, arch: Architecture, chosen: Recipe, text: Path | None
+) -> np.ndarray | None:
+    """Ids to calibrate on, int64 [rows, length]; None where the recipe wants none or there is no text."""
+    return sample_text(text, opened.path, arch) if text is not None and wants_text(chosen) else None
+
+
+def _describe_calibration(chosen: Recipe, text: Path | None, ids: np.ndarray | None) -> dict[str, Any] | None:
+    """What a recipe was calibrated on; no text and 0 tokens if on nothing, None if it wants nothing."""
+    if not wants_text(chosen):
+        return None
+    if text is None or ids is None:
+        return {"text": None, "tokens": 0}
+    return {"text": sha256(text), "tokens": ids.size}
+
+
+>>>>>>> main
 def _copy_files(opened: Checkpoint, staging: Path) -> None:
     """Configuration and tokenizer as they are; generation_config.json from config.json if there is none."""
     for name in COPIED:
@@ -102,20 +207,6 @@ def _copy_files(opened: Checkpoint, staging: Path) -> None:
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         found = {key: opened.config[key] for key in keys if opened.config.get(key) is not None}
         write_json(staging / "generation_config.json", found)
-
-
-def _inspect(folder: Path, chosen: Recipe) -> None:
-    """ONNX's checker over the graph, and no large matrix left in float where the recipe quantizes."""
-    onnx.checker.check_model(str(folder / GRAPH))
-    if chosen.bits == 32:
-        return
-    graph = onnx.load(str(folder / GRAPH), load_external_data=False).graph
-    for tensor in graph.initializer:
-        large = tensor.data_type == onnx.TensorProto.FLOAT and prod(tensor.dims) > LARGE
-        if large and not tensor.name.endswith(".scales") and not tensor.name.startswith("rotary."):
-            raise CheckFailed(
-                f"{chosen.name}: {tensor.name} {list(tensor.dims)} was left in float; report this"
-            )
 
 
 def _manifest(
@@ -133,7 +224,6 @@ def _manifest(
         "cache": None if arch.kind == "classifier" else "growing" if traced else "fixed",
         "recipe": asdict(chosen),
         "lineage": {"checkpoint": {"name": opened.path.resolve().name, "sha256": sha256}, **lineage},
-        "parity": None,
         "bytes": stored,
         "task": describe_task(arch, opened.config, lineage["glue"]),
         "versions": {package: version(package) for package in packages},
@@ -161,15 +251,43 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         f"{out}: {manifest['kind']}, {manifest['recipe']['name']}, {model['layers']} layers, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {size / 1e6:.1f} MB ({parts})"
     ]
+<<<<<<< HEAD
     calibration = manifest["calibration"]
     if calibration and calibration["on"] == "nothing":
         lines.append("not calibrated: weights were rounded to nearest")
     figures = manifest["parity"]
+=======
+    if manifest["calibration"] and not manifest["calibration"]["tokens"]:
+        lines.append("no text to calibrate on: weights were rounded to nearest")
+    return [*lines, _parity_line(manifest["parity"]), *_quality_lines(manifest["quality"])]
+
+
+def _parity_line(figures: dict[str, Any] | None) -> str:
+>>>>>>> main
     if figures is None:
-        return [*lines, "parity: not checked"]
+        return "parity: not checked"
     text = f"parity: argmax agreement {figures['argmax_agreement']:.1%}, largest difference "
     text += f"{figures['max_error']:.2g}"
     if "perplexity_ratio" in figures:
         text += f", perplexity x {figures['perplexity_ratio']:.4f}"
         text += f", {figures['greedy_tokens']} greedy tokens equal"
-    return [*lines, text]
+    return text
+
+
+def _quality_lines(quality: dict[str, Any] | None) -> list[str]:
+    if quality is None:
+        return []
+    if task := quality.get("task"):
+        return [
+            f"quality: {task['metric']} {task['artifact']:.4f} on {task['rows']:,} rows of {task['name']}, "
+            f"PyTorch {task['pytorch']:.4f}"
+        ]
+    lines = []
+    for view, words in (("whole", "all positions at once"), ("cached", "by cached steps")):
+        if found := quality.get(view):
+            lines.append(
+                f"quality {words}: perplexity {found['perplexity']['artifact']:.2f} "
+                f"({100 * (found['perplexity_ratio'] - 1):+.2f} %), argmax agreement "
+                f"{found['argmax_agreement']:.2%} on {found['compared']:,} tokens"
+            )
+    return lines

@@ -50,7 +50,7 @@ class Builder:
         self.nodes.append(node)
         return node.outputs[0] if outputs == 1 else tuple(node.outputs)
 
-    def tensor(self, name: str, array: np.ndarray, kind: str = "tables") -> ir.Value:
+    def tensor(self, name: str, array: np.ndarray | np.generic, kind: str = "tables") -> ir.Value:
         """An initializer that holds `array`, counted as `kind`; asked for twice, it is stored once."""
         if name in self.initializers:
             return self.initializers[name]
@@ -81,14 +81,14 @@ class Builder:
         """
         if name in self.initializers:
             return self.initializers[name]
-        tensor, shape = stored.const_value, ir.Shape(shape or stored.shape)
+        tensor = stored.const_value
+        assert tensor is not None
+        dims = ir.Shape(tensor.shape.numpy() if shape is None else shape)
         if isinstance(tensor, ir.ExternalTensor):
-            data = self.folder
-            seen: Any = ir.ExternalTensor(
-                DATA, tensor.offset, tensor.length, tensor.dtype, shape=shape, name=name, base_dir=data
-            )
+            place = (DATA, tensor.offset, tensor.length, tensor.dtype)
+            seen: Any = ir.ExternalTensor(*place, shape=dims, name=name, base_dir=self.folder)
         else:
-            seen = ir.Tensor(tensor.numpy().reshape(tuple(shape)), name=name)
+            seen = ir.Tensor(tensor.numpy().reshape(dims.numpy()), name=name)
         value = ir.Value(name=name, shape=seen.shape, type=ir.TensorType(seen.dtype), const_value=seen)
         self.initializers[name] = value
         return value

@@ -59,7 +59,8 @@ def _decoder(source: Source) -> tuple[Values, Values]:
     )
     x = from_left(b, packing, x, start)
     last = embedding if arch.tied else table(source, "head", source.recipe.head_bits)
-    logits = typed(head(source, last, x, "logits"), ["batch", "kept", arch.vocab])
+    # Called "sequence" although fewer may be kept: optimum-onnx sizes the output it binds by this name.
+    logits = typed(head(source, last, x, "logits"), ["batch", "sequence", arch.vocab])
     inputs = [
         ids,
         mask,

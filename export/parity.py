@@ -1,37 +1,31 @@
 """Is the artifact the model? Its logits, from the runtime that ships, against PyTorch's.
 
-Float recipes must come as close to a float64 reference as PyTorch's own float32 does, within a factor of
-two, and greedy generation must give the same tokens. Quantized ones cannot; what they cost is reported, and
-only what is broken beyond doubt fails. Both are looked at twice: all positions at once, and as in use, a
-prompt followed by cached steps.
+A small sample, looked at closely; how good the artifact is on text is export/quality.py's. Float recipes
+must come as close to a float64 reference as PyTorch's own float32 does, within a factor of two, and greedy
+generation must give the same tokens. Quantized ones cannot; what they cost is reported, and only what is
+broken beyond doubt fails. Both are looked at twice: all positions at once, and as in use, a prompt followed
+by cached steps.
 """
 
-import hashlib
-import os
-import subprocess
-import tempfile
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from devices.artifact import Artifact
-from devices.errors import CheckFailed, UserError, install
-from devices.files import cache_folder
-from devices.process import command, environment
+from devices.errors import CheckFailed
 from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, load_tokenizer
+from export.answers import Arrays
 from export.architecture import Model
+from export.quality import scores
 from export.recipes import Recipe
 
 LENGTH = 64  # ids in a row, or the model's positions where they are fewer
 PROMPT, NEW = 24, 16
 FACTOR, FLOOR = 2.0, 1e-4  # a float graph may be so many times further off than PyTorch, or this far
-# Not a gate on quality (those are options of their own): a graph that doubles perplexity is wired wrongly.
+# Where no gate looks at text (export/gates.py): a graph that doubles perplexity is wired wrongly.
 BROKEN = 2.0
-KEPT = 8  # references kept in the cache
 TEXT = (
     "The lighthouse keeper wrote down the weather every morning before breakfast. On most days there was "
     "little to tell: wind from the west, some rain, two ships far out. He wrote it all the same, because "
@@ -40,8 +34,6 @@ TEXT = (
     "ten years, and for the first time somebody wanted to read what he had written. He counted for a week. "
     "Then he answered in one line, and went up the stairs to clean the lamp."
 )
-Reference = dict[str, np.ndarray]
-Say = Callable[[str], None]
 
 
 def sample_ids(folder: Path, arch: Model) -> np.ndarray:
@@ -66,28 +58,10 @@ def sample_ids(folder: Path, arch: Model) -> np.ndarray:
     return rows
 
 
-def reference(checkpoint: Path, identity: str, ids: np.ndarray, kind: str, say: Say) -> Reference:
-    """PyTorch's answer for `ids`, from the cache or a child process; see export/reference.py.
-
-    Kept below $XDG_CACHE_HOME (~/.cache) by checkpoint identity and ids, the newest few of them, so that
-    a second recipe of a checkpoint starts no PyTorch.
-    """
+def question(ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What export/reference.py is asked for the check."""
     prompt, new = lengths(ids)
-    key = hashlib.sha256(f"1 {identity} {kind} {prompt} {new}".encode() + ids.tobytes()).hexdigest()[:32]
-    folder = cache_folder("parity")
-    kept = folder / f"{key}.npz"
-    try:
-        with np.load(kept, allow_pickle=False) as found:
-            return dict(found)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        say("asking PyTorch for the reference")
-    with tempfile.TemporaryDirectory(prefix="toolchain-parity-") as scratch:
-        made = Path(scratch) / f"{key}.npz"
-        np.save(Path(scratch) / "ids.npy", ids)
-        _run_child([str(checkpoint), str(Path(scratch) / "ids.npy"), str(made), kind, str(prompt), str(new)])
-        _keep(made, kept)
-        with np.load(made, allow_pickle=False) as found:
-            return dict(found)
+    return {"ids": ids, "prompt": np.array(prompt), "new": np.array(new)}
 
 
 def lengths(ids: np.ndarray) -> tuple[int, int]:
@@ -96,40 +70,13 @@ def lengths(ids: np.ndarray) -> tuple[int, int]:
     return prompt, min(NEW, ids.shape[1] - prompt)
 
 
-def _run_child(arguments: list[str]) -> None:
-    """Run the reference process; UserError with its last line where it fails."""
-    done = subprocess.run(
-        command("export.reference", *arguments),
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(
-            f"{arguments[0]}: PyTorch could not run it for the parity check ({last[:300]}); "
-            f"if packages are missing, {install('host')}; or export with --no-parity"
-        )
-
-
-def _keep(made: Path, kept: Path) -> None:
-    """Put a reference into the cache and drop the oldest; without a writable cache there is none."""
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(made.read_bytes())
-        partial.replace(kept)
-        for old in sorted(kept.parent.glob("*.npz"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
-            old.unlink(missing_ok=True)
-    except OSError:
-        kept.with_suffix(f".{os.getpid()}.partial").unlink(missing_ok=True)
-
-
 def compare(
-    artifact: Artifact, arch: Model, recipe: Recipe, ids: np.ndarray, wanted: Reference
+    artifact: Artifact, arch: Model, recipe: Recipe, ids: np.ndarray, wanted: Arrays, gated: bool
 ) -> dict[str, Any]:
-    """Parity figures for the manifest; CheckFailed, with the figure and its limit, if they do not hold."""
+    """Parity figures for the manifest; CheckFailed, with the figure and its limit, if they do not hold.
+
+    With `gated`, a quantized graph's perplexity is left to the gates, which measure more of it.
+    """
     figures: dict[str, Any] = {
         "tokens": int((ids >= 0).sum()),
         "pytorch_float32_error": float(wanted["error"]),
@@ -145,7 +92,7 @@ def compare(
         )
     if recipe.bits == 32:
         _hold_float(figures)
-    elif figures.get("perplexity_ratio", 1.0) > BROKEN:
+    elif not gated and figures.get("perplexity_ratio", 1.0) > BROKEN:
         raise CheckFailed(
             f"parity: {recipe.name} multiplies perplexity by {figures['perplexity_ratio']:.2f} "
             f"(at most {BROKEN}); choose a recipe with more bits"
@@ -153,8 +100,13 @@ def compare(
     return figures
 
 
+def noise(error: float) -> float:
+    """Logits that differ by no more are equal, where float32 in PyTorch is `error` off float64."""
+    return max(FACTOR * error, FLOOR)
+
+
 def _hold_float(figures: dict[str, Any]) -> None:
-    limit = max(FACTOR * figures["pytorch_float32_error"], FLOOR)
+    limit = noise(figures["pytorch_float32_error"])
     figures["limit"] = limit
     for what in ("max_error", "cached_max_error"):
         if figures.get(what, 0.0) > limit:
@@ -169,7 +121,7 @@ def _hold_float(figures: dict[str, Any]) -> None:
         )
 
 
-def _classifier(artifact: Artifact, ids: np.ndarray, wanted: Reference) -> dict[str, Any]:
+def _classifier(artifact: Artifact, ids: np.ndarray, wanted: Arrays) -> dict[str, Any]:
     rows = [row[row >= 0] for row in ids]
     logits = Classifier(artifact).logits([row.tolist() for row in rows])
     return {
@@ -178,7 +130,7 @@ def _classifier(artifact: Artifact, ids: np.ndarray, wanted: Reference) -> dict[
     }
 
 
-def _decoder(artifact: Artifact, ids: np.ndarray, wanted: Reference) -> dict[str, Any]:
+def _decoder(artifact: Artifact, ids: np.ndarray, wanted: Arrays) -> dict[str, Any]:
     prompt, new = lengths(ids)
     decoder, reference_logits = Decoder(artifact, context=ids.shape[1]), wanted["logits"]
     whole, cached = decoder.logits(ids), _cached(decoder, ids, prompt)
@@ -186,7 +138,7 @@ def _decoder(artifact: Artifact, ids: np.ndarray, wanted: Reference) -> dict[str
     greedy, texts = _greedy(decoder, ids[0, :prompt], new), slice(0, 2)
     same = int(np.argmin([*(greedy == wanted["greedy"]), False]))
     # A difference where PyTorch's own best two lie closer than the error allowed is no difference in kind.
-    tie = same < new and wanted["margins"][same] <= max(FACTOR * wanted["error"], FLOOR)
+    tie = same < new and wanted["margins"][same] <= noise(float(wanted["error"]))
     perplexity = _perplexity(reference_logits[texts], ids[texts])
     return {
         "max_error": _distance(whole, reference_logits),
@@ -226,8 +178,4 @@ def _agreement(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def _perplexity(logits: np.ndarray, ids: np.ndarray) -> float:
     """exp of the mean negative log likelihood of each row's ids after its first."""
-    shifted = logits[:, :-1].astype(np.float64)
-    peak = shifted.max(-1, keepdims=True)
-    totals = np.log(np.exp(shifted - peak).sum(-1)) + peak[..., 0]
-    hits = np.take_along_axis(shifted, ids[:, 1:, None], -1)[..., 0]
-    return float(np.exp((totals - hits).mean()))
+    return float(np.exp(scores(logits[:, :-1], ids[:, 1:])["nll"].mean(dtype=np.float64)))

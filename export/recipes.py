@@ -1,9 +1,15 @@
-"""How to quantize: a table of frozen records. `toolchain list recipes` shows them, a manifest repeats one."""
+"""How to quantize: a table of frozen records. `toolchain list recipes` shows them, a manifest repeats one.
 
+A file NAME.toml adds one of a user's own: `base = "int4"`, and the fields that differ from it.
+"""
+
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
-from devices.errors import unknown
+from devices.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,8 @@ class Recipe:
     column of weights, twice as fast at many rows (prompts, classification), less exact. `weight_top` is the
     largest level of its weights: 127, or 63 where a processor without VNNI would saturate at more; `needs`
     names what a device must have (devices/machine.py checks it). `classifier` names the recipe that takes
-    this one's place for a classifier. `batch_invariant`: a token's logits do not depend on which others
-    run beside it, in other rows or at once.
+    this one's place for a classifier. `batch_invariant`: a token's logits are the same, but for float noise,
+    whether it runs alone or with the tokens before it, which a draft needs (devices/draft.py).
 
     `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
@@ -43,10 +49,16 @@ class Recipe:
     weight_top: int = 127
     needs: str | None = None
     classifier: str | None = None
-    batch_invariant: bool = True
+    batch_invariant: bool = False
     smooth: float = 0.0
     method: str = "rtn"
     parts: Mapping[str, int] = field(default_factory=dict)
+
+
+def precisions(recipe: Recipe) -> set[int]:
+    """Bits of all weights that a graph of this recipe may hold; the tables that are only gathered from too."""
+    found = {recipe.bits, recipe.head_bits, *recipe.parts.values()}
+    return found | {8} if found != {32} else found
 
 
 def wants_text(recipe: Recipe) -> bool:
@@ -71,13 +83,30 @@ def table_bits(recipe: Recipe, *names: str, default: int) -> int:
     return max((recipe.parts[name] for name in names if name in recipe.parts), default=default)
 
 
+BLOCKS, BITS, SWITCHES = (16, 32, 64, 128, 256), (32, 8, 4), ("symmetric", "search", "batch_invariant")
+# Values that a field of a user's own recipe can have.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "bits": BITS,
+    "head_bits": BITS,
+    "block": BLOCKS,
+    "head_block": BLOCKS,
+    "kernel": ("blocks", "rows"),
+    "weight_top": (63, 127),
+    "needs": ("vnni",),
+    "accuracy_level": (0, 1, 4),
+    "method": ("rtn", "gptq"),
+    **dict.fromkeys(SWITCHES, (True, False)),
+}
+
 RECIPES: dict[str, Recipe] = {
-    "fp32": Recipe("fp32", "float weights as they are; the reference"),
+    "fp32": Recipe("fp32", "float weights as they are; the reference", batch_invariant=True),
     "int8": Recipe(
         "int8",
         "8-bit weights and activations in blocks; a classifier gets int8-dynamic",
         bits=8,
+        block=64,  # larger ones sum an odd row in another order: a row would depend on its neighbours
         head_bits=8,
+        head_block=64,
         classifier="int8-dynamic",
     ),
     "int8-dynamic": Recipe(
@@ -111,10 +140,50 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`; UserError with the near ones where there is none."""
+    """The recipe called `name`, or that of the file `name`.toml; UserError with the near ones for neither."""
+    if name.endswith(".toml"):
+        return _read(Path(name))
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def _read(path: Path) -> Recipe:
+    """A recipe of a user's own: `base`, a recipe's name (default int8), and the fields that differ from it.
+
+    UserError for a file that cannot be read, a key that is no field and a value that is none of its kind.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no recipe ({error}); see export/recipes.py for the fields") from None
+    base = find_recipe(str(found.pop("base", "int8")))
+    known = {field.name: getattr(base, field.name) for field in fields(Recipe)}
+    for key, value in found.items():
+        if key not in known:
+            raise unknown("recipe field", key, known)
+        _check(path, key, value)
+    given = {"name": path.stem, "description": f"{base.name} with changes", "classifier": None, **found}
+    return replace(base, **given)
+
+
+def _check(path: Path, key: str, value: Any) -> None:
+    """UserError for a value that field `key` cannot have."""
+    if key == "parts":
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: parts must be a table of bits by part, found {value!r}")
+        for part, bits in value.items():
+            if part not in PARTS:
+                raise unknown("part", part, PARTS)
+            _check(path, "bits", bits)
+    elif key in CHOICES and (value not in CHOICES[key] or isinstance(value, bool) is not (key in SWITCHES)):
+        raise UserError(f"{path}: {key} is {value!r}; it must be one of {', '.join(map(str, CHOICES[key]))}")
+    elif key == "smooth" and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    ):
+        raise UserError(f"{path}: smooth is {value!r}; it must be a number from 0 to below 1")
+    elif key in ("name", "description") and not isinstance(value, str):
+        raise UserError(f"{path}: {key} must be a text, found {value!r}")
 
 
 def recipe_for(name: str, kind: str) -> Recipe:

@@ -11,7 +11,8 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from toolchain import __version__
 from toolchain.plans import Plan, Student
 
 if TYPE_CHECKING:
+    from export.gates import Gates
     from toolchain.compress.trainer import Training
 
 Say = Callable[[str], None]
@@ -108,7 +110,7 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     for student in plan.students:
         models[student.name] = _student(walk, folder, student, plan, [keys["teacher"], texts["corpus"]])
         keys[student.name] = identity(models[student.name])
-    artifacts = _export(walk, models, keys, plan.recipes)
+    artifacts = _export(walk, models, keys, plan, texts["text"])
     classifiers = _classifiers(walk, models, keys, plan)
     results = _measure(walk, models, keys, artifacts, classifiers, plan, texts["text"])
     walk.drop_others("results/")
@@ -185,26 +187,56 @@ def _command(teacher: Path, student: Student, training: "Training | None", out: 
     return shlex.join(["toolchain", "compress", str(teacher), *map(str, options), "--out", str(out)])
 
 
-def _export(
-    walk: Walk, models: dict[str, Path], keys: dict[str, str], recipes: tuple[str, ...]
-) -> list[Path]:
+def _export(walk: Walk, models: dict[str, Path], keys: dict[str, str], plan: Plan, text: str) -> list[Path]:
+    """Every model in every recipe; `text` is the hash of what their quality is measured on."""
+    from toolchain.corpus import heldout_file
+
+    asked = {"quality_text": heldout_file(plan.text), "quality_tokens": plan.quality_tokens}
+    return [
+        _artifact(walk, plan, path, name, recipe, [keys[name], plan.quality_tokens, text], lambda: asked)
+        for name, path in models.items()
+        for recipe in plan.recipes
+    ]
+
+
+def _artifact(
+    walk: Walk,
+    plan: Plan,
+    checkpoint: Path,
+    name: str,
+    recipe: str,
+    key: list[Any],
+    checks: Callable[[], dict[str, Any]],
+) -> Path:
+    """The artifact of a checkpoint; `checks` is what `export` measures its quality on, `key` what that is."""
     from export.build import export
     from export.recipes import find_recipe
     from toolchain.corpus import calibration_file
 
     text = calibration_file("stdlib")
-    return [
-        walk.step(
-            f"artifacts/{name}-{recipe}",
-            f"artifact {name} in {recipe}, checked against PyTorch",
-            [keys[name], asdict(find_recipe(recipe)), sha256(text)],
-            lambda out, path=path, recipe=recipe: export(  # type: ignore[misc]
-                path, out, recipe, force=True, calibration_text=text
-            ),
-        )
-        for name, path in models.items()
-        for recipe in recipes
-    ]
+    return walk.step(
+        f"artifacts/{name}-{recipe}",
+        f"artifact {name} in {recipe}, checked against PyTorch",
+        [key, asdict(find_recipe(recipe)), sha256(text), asdict(_gates(plan, recipe))],
+        lambda out: export(
+            checkpoint,
+            out,
+            recipe,
+            force=True,
+            calibration_text=text,
+            gates=_gates(plan, recipe),
+            **checks(),
+        ),
+    )
+
+
+def _gates(plan: Plan, recipe: str) -> "Gates":
+    from export.gates import REPORT_ONLY, default_gates
+    from export.recipes import find_recipe
+
+    if plan.gates is None:
+        return REPORT_ONLY
+    return replace(default_gates(find_recipe(recipe)), **plan.gates.get(recipe, {}))
 
 
 def _classifiers(
@@ -246,9 +278,23 @@ def _classifiers(
                     models[model], task, out, force=True, say=walk.say, **settings
                 ),
             )
-            key = {f"{model}-{name}": identity(checkpoint)}
-            found.setdefault(name, []).extend(_export(walk, {f"{model}-{name}": checkpoint}, key, ("int8",)))
+            made = _artifact(
+                walk,
+                plan,
+                checkpoint,
+                f"{model}-{name}",
+                "int8",
+                [identity(checkpoint), made_from],
+                partial(_judge, checkpoint, name, data),
+            )
+            found.setdefault(name, []).append(made)
     return found
+
+
+def _judge(checkpoint: Path, task: str, data: Path) -> dict[str, Any]:
+    from toolchain.judge import judge
+
+    return {"judge": judge(checkpoint, task, data)}
 
 
 def _best(models: dict[str, Path], plan: Plan) -> str:

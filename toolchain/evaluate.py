@@ -118,9 +118,8 @@ def _perplexity(found: Subject, corpus: str, window: int | None, blocks: int | N
     return {**value, "corpus": {"name": corpus if corpus == "stdlib" else file.name, "sha256": sha256(file)}}
 
 
-def _task(found: Subject, name: str | None, data: Path | None) -> dict[str, Any]:
-    """The result's `task`: the metric over all dev rows."""
-    from toolchain.glue.metrics import decide, score
+def find_task(found: Subject, name: str | None, data: Path | None) -> "Task":
+    """The task called `name` below `data`, or the one the classifier was made for; UserError if it is not its."""
     from toolchain.glue.tasks import load_task
 
     made_for = found.about["task"] or {}
@@ -128,6 +127,14 @@ def _task(found: Subject, name: str | None, data: Path | None) -> dict[str, Any]
         raise UserError(f"{found.path}: does not say which task it was made for; name it with --task")
     task = load_task(name or made_for["name"], data)
     _check_labels(found, task, made_for)
+    return task
+
+
+def _task(found: Subject, name: str | None, data: Path | None) -> dict[str, Any]:
+    """The result's `task`: the metric over all dev rows."""
+    from toolchain.glue.metrics import decide, score
+
+    task = find_task(found, name, data)
     rows = task.rows("dev")
     logits = found.classify(rows)
     columns = len(task.labels or ("score",))

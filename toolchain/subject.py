@@ -38,14 +38,16 @@ def open_subject(path: Path) -> Subject:
 def _artifact(path: Path) -> Subject:
     from bench.result import subject
     from devices.artifact import open_artifact
+    from devices.machine import physical_cores
     from devices.runtime import Classifier, Decoder
 
     opened = open_artifact(path)
+    cores = physical_cores()  # the runtime's default is for a token at a time, and these are whole windows
     return Subject(
         path,
         subject(opened, path),
-        logits=lambda: Decoder(opened).logits,
-        classify=lambda rows: Classifier(opened).predict([(row.text_a, row.text_b) for row in rows]),
+        logits=lambda: Decoder(opened, cores).logits,
+        classify=lambda rows: Classifier(opened, cores).predict([(row.text_a, row.text_b) for row in rows]),
     )
 
 

@@ -17,6 +17,7 @@ from bench.run import TaskRows, bench
 from bench.stats import spread
 from devices.artifact import open_artifact
 from devices.errors import UserError
+from devices.machine import physical_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,7 +65,7 @@ def test_raw_samples_stand_beside_the_percentiles(results):
             assert result[key]["median"] <= result[key]["p95"] <= result[key]["p99"]
             assert all(sample > 0 for sample in result[key]["samples"])
         assert result["sentence_s"] is None
-        assert result["rounds"] == 2 and result["threads"] == 1
+        assert result["rounds"] == 2 and (result["threads"], result["threads_from"]) == (1, "asked")
 
 
 def test_a_result_says_where_it_comes_from(results, artifacts):
@@ -125,13 +126,33 @@ def test_rounds_are_interleaved_and_shuffled(artifacts, tmp_path, monkeypatch):
         return {**times, "environment": {}}
 
     monkeypatch.setattr(run, "ask", answer)
-    bench(artifacts, tmp_path / "a", rounds=8, progress=False)
+    bench(artifacts, tmp_path / "a", rounds=8, threads=1, progress=False)
     rounds = [tuple(asked[at : at + 3]) for at in range(0, 24, 3)]
     assert all(set(one) == {path.name for path in artifacts} for one in rounds)
     assert len(set(rounds)) > 1
     again, asked[:] = list(asked), []
-    bench(artifacts, tmp_path / "b", rounds=8, progress=False)
+    bench(artifacts, tmp_path / "b", rounds=8, threads=1, progress=False)
     assert asked == again
+
+
+def test_threads_are_chosen_before_the_rounds(artifacts, tmp_path, monkeypatch):
+    """Without --threads a process of its own chooses, once for each artifact; every round is told its number."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    requests = []
+
+    def answer(request, name):
+        requests.append(request)
+        return process.ask(request, name)
+
+    monkeypatch.setattr(run, "ask", answer)
+    found = bench(artifacts[:2], tmp_path / "out", rounds=2, progress=False)
+    assert [request["action"] for request in requests] == ["threads"] * 2 + ["measure"] * 4
+    chosen = {Path(path).name: one["threads"] for path, one in zip(artifacts, found, strict=False)}
+    assert all(request["threads"] == chosen[Path(request["artifact"]).name] for request in requests[2:])
+    assert {one["threads_from"] for one in found} == {"sweep"}
+    if physical_cores() > 1:
+        again = bench(artifacts[:1], tmp_path / "out", rounds=1, progress=False)
+        assert (again[0]["threads"], again[0]["threads_from"]) == (found[0]["threads"], "remembered")
 
 
 BAD = {

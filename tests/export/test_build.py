@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from devices.artifact import open_artifact
 from devices.errors import CheckFailed, UserError
 from devices.runtime import Classifier, Decoder
-from export import build, parity
+from export import answers, build, parity
 from export.build import export, summary
 from export.checkpoint import identity
 from export.recipes import RECIPES
@@ -29,7 +28,7 @@ GLUE = {
 @pytest.fixture
 def no_pytorch(monkeypatch):
     """Any start of the PyTorch reference is a failure."""
-    monkeypatch.setattr(parity, "_run_child", lambda arguments: pytest.fail("PyTorch was asked"))
+    monkeypatch.setattr(answers, "_run_child", lambda arguments: pytest.fail("PyTorch was asked"))
 
 
 @pytest.fixture
@@ -39,18 +38,9 @@ def copied(tmp_path):
 
 
 @pytest.fixture(scope="session", params=["gpt2", "llama"])
-def classifier_checkpoint(request, tmp_path_factory, make_checkpoint):
-    """A fine-tuned checkpoint's form: a score matrix, no head, glue.json."""
-    path = tmp_path_factory.mktemp("classifier") / request.param
-    shutil.copytree(make_checkpoint(request.param, hidden_size=32), path)
-    weights = load_file(path / "model.safetensors")
-    weights.pop("lm_head.weight", None)
-    weights["score.weight"] = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
-    save_file(weights, path / "model.safetensors", {"format": "pt"})
-    config = json.loads((path / "config.json").read_text())
-    kind = "GPT2" if request.param == "gpt2" else "Llama"
-    config |= {"architectures": [f"{kind}ForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
-    (path / "config.json").write_text(json.dumps({**config, "pad_token_id": config["eos_token_id"]}))
+def classifier_checkpoint(request, make_classifier):
+    """A fine-tuned checkpoint with glue.json."""
+    path = make_classifier(request.param)
     (path / "glue.json").write_text(json.dumps(GLUE))
     return path
 
@@ -93,9 +83,9 @@ def test_int8_is_closer_than_int4(gpt2_checkpoint, tmp_path, parity_here):
 def test_a_second_recipe_asks_no_pytorch(gpt2_checkpoint, tmp_path, parity_here, monkeypatch):
     """The reference of a checkpoint is computed once; a damaged copy of it is computed again."""
     asked = []
-    child = parity._run_child
+    child = answers._run_child
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(parity, "_run_child", lambda arguments: asked.append(1) or child(arguments))
+    monkeypatch.setattr(answers, "_run_child", lambda arguments: asked.append(1) or child(arguments))
     export(gpt2_checkpoint, tmp_path / "1")
     export(gpt2_checkpoint, tmp_path / "2", "int8")
     assert len(asked) == 1
@@ -108,12 +98,12 @@ def test_a_second_recipe_asks_no_pytorch(gpt2_checkpoint, tmp_path, parity_here,
 def test_the_cache_is_bounded(gpt2_checkpoint, tmp_path, parity_here, monkeypatch):
     """Old references go when new ones come."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "cache" / "toolchain" / "parity"
+    folder = tmp_path / "cache" / "toolchain" / "reference" / "parity"
     folder.mkdir(parents=True)
     for i in range(20):
         (folder / f"{i}.npz").write_bytes(b"old")
     export(gpt2_checkpoint, tmp_path / "out")
-    assert len(list(folder.iterdir())) == parity.KEPT
+    assert len(list(folder.iterdir())) == answers.KEPT
 
 
 @pytest.mark.parametrize("name", ["layers.2.up.weight", "layers.1.qkv.bias", "embedding.weight"])
@@ -146,22 +136,22 @@ def test_a_tampered_weight_fails_and_leaves_nothing(
 
 def test_other_greedy_tokens_fail(gpt2_checkpoint, tmp_path, parity_here, monkeypatch):
     """Greedy tokens that differ where PyTorch was sure are a failure; where it was not, they are none."""
-    true = parity._run_child
+    true = answers._run_child
 
     def wrong(arguments, margin):
         true(arguments)
-        with np.load(arguments[2]) as file:
+        with np.load(arguments[-1]) as file:
             found = dict(file)
-        found["greedy"][5] += 1
-        found["margins"][5] = margin
-        np.savez(arguments[2], **found)
+        found["parity.greedy"][5] += 1
+        found["parity.margins"][5] = margin
+        np.savez(arguments[-1], **found)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
-    monkeypatch.setattr(parity, "_run_child", lambda arguments: wrong(arguments, 1.0))
+    monkeypatch.setattr(answers, "_run_child", lambda arguments: wrong(arguments, 1.0))
     with pytest.raises(CheckFailed, match="greedy tokens differ from PyTorch's after 5"):
         export(gpt2_checkpoint, tmp_path / "out")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    monkeypatch.setattr(parity, "_run_child", lambda arguments: wrong(arguments, 1e-6))
+    monkeypatch.setattr(answers, "_run_child", lambda arguments: wrong(arguments, 1e-6))
     assert export(gpt2_checkpoint, tmp_path / "out")["parity"]["greedy_tokens"] == 5
 
 
@@ -279,7 +269,7 @@ def test_an_interrupt_leaves_nothing(gpt2_checkpoint, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "_inspect", interrupted)
+    monkeypatch.setattr(build, "inspect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(gpt2_checkpoint, tmp_path / "out", parity=False)
     assert list(tmp_path.iterdir()) == []
@@ -287,7 +277,7 @@ def test_an_interrupt_leaves_nothing(gpt2_checkpoint, tmp_path, monkeypatch):
 
 def test_the_command(gpt2_checkpoint, tmp_path, cli):
     """`toolchain export`, with PyTorch in a child process: lines for people, the manifest with --json."""
-    done = cli("export", gpt2_checkpoint, "--out", tmp_path / "a", "--int8")
+    done = cli("export", gpt2_checkpoint, "--out", tmp_path / "a", "--int8", "--no-gates")
     assert done.returncode == 0, done.stderr
     assert "decoder, int8, 4 layers" in done.stdout and "argmax agreement" in done.stdout
     assert f"next: toolchain generate {tmp_path / 'a'}" in done.stdout

@@ -22,6 +22,7 @@ TINY = replace(
     tasks=(),
     rounds=1,
     blocks=2,
+    quality_tokens=0,  # weights at random: no gate holds for these
 )
 
 

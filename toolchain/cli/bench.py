@@ -16,7 +16,11 @@ from toolchain.cli.evaluate import figure
 )
 @click.option("--device", default="local", show_default=True, help="A device's name, or its TOML file.")
 @click.option("--workload", help="What to measure.  [default: chat; classify for a classifier]")
-@click.option("--threads", type=click.IntRange(min=1), help="[default: physical cores]")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="[default: the fastest for each artifact, tried out once and remembered]",
+)
 @click.option(
     "--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="Fresh processes each."
 )

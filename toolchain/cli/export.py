@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from devices.errors import UserError
+
+PERCENT = click.FloatRange(0, 100)
 
 
 @click.command()
@@ -13,7 +16,9 @@ from devices.errors import UserError
 @click.option("--out", type=Path, required=True, help="Folder for the artifact.")
 @click.option("--int8", is_flag=True, help="8-bit weights: --recipe int8.")
 @click.option("--int4", is_flag=True, help="4-bit weights: --recipe int4.")
-@click.option("--recipe", metavar="NAME", help="How to quantize (toolchain list recipes).  [default: fp32]")
+@click.option(
+    "--recipe", metavar="NAME", help="How to quantize: toolchain list recipes, or FILE.toml.  [default: fp32]"
+)
 @click.option(
     "--calibrate",
     metavar="PATH|stdlib",
@@ -21,6 +26,29 @@ from devices.errors import UserError
 )
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with PyTorch.")
+@click.option(
+    "--quality-text",
+    type=Path,
+    help="Text to measure quality on, unseen in training.  [default: stdlib's held-out part]",
+)
+@click.option(
+    "--quality-tokens", type=click.IntRange(min=0), default=4096, show_default=True, help="Of it; 0: none."
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Rows together, as in use."
+)
+@click.option("--task", metavar="NAME", help="Labelled task to hold a classifier to; needs its rows.")
+@click.option(
+    "--data", type=Path, help="Folder that holds the tasks' folders; the model's own task, if no --task."
+)
+@click.option(
+    "--max-perplexity-rise", type=click.FloatRange(0), metavar="PERCENT", help="[default: int8 0.5, int4 6]"
+)
+@click.option(
+    "--min-agreement", type=PERCENT, metavar="PERCENT", help="Of argmax.  [default: int8 99, int4 93]"
+)
+@click.option("--max-metric-drop", type=PERCENT, metavar="POINTS", help="Of a labelled task.  [default: 1]")
+@click.option("--no-gates", is_flag=True, help="Report quality, whatever it is.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest instead of sentences.")
 def command(
     checkpoint: Path,
@@ -32,12 +60,14 @@ def command(
     force: bool,
     no_parity: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Write a checkpoint's inference graph and all a device needs beside it: the artifact.
 
     Language models and classifiers of the GPT-2 and Llama families; others are traced by torch.onnx, which is
-    slower to make and to run. The graph is compared with PyTorch; one
-    that does not compute the same is not written, and the exit code is 1.
+    slower to make and to run. The graph is compared with PyTorch, and its quality measured on text. One that
+    does not compute the same, or costs more quality than the gates allow, is not written, and the exit code
+    is 1; which part of the model to keep at higher precision is said.
 
     \b
     Example:
@@ -52,8 +82,18 @@ def command(
     name = (chosen or ["fp32"])[0] or "fp32"
     text = None if calibrate is None else calibration_file(calibrate)
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"{line} ...", err=True))
+    gates = _gates(name, **asked)
+    checks = {} if no_parity else _checks(checkpoint, **asked)
     manifest = export(
-        checkpoint, out, name, force=force, parity=not no_parity, calibration_text=text, progress=say
+        checkpoint,
+        out,
+        name,
+        force=force,
+        parity=not no_parity,
+        calibration_text=text,
+        gates=gates,
+        progress=say,
+        **checks,
     )
     if as_json:
         click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
@@ -63,3 +103,58 @@ def command(
     following = "toolchain evaluate" if manifest["kind"] == "classifier" else "toolchain generate"
     example = " --task NAME --data DIR" if manifest["kind"] == "classifier" else ' "Once upon a time"'
     click.echo(f"next: {following} {out}{example}")
+
+
+def _checks(
+    checkpoint: Path,
+    quality_text: Path | None,
+    quality_tokens: int,
+    batch: int,
+    task: str | None,
+    data: Path | None,
+    **_: Any,
+) -> dict[str, Any]:
+    """What `export` measures quality on: a decoder's text, a classifier's labelled rows if they are named."""
+    from export.build import kind_of
+    from toolchain.corpus import heldout_file
+    from toolchain.judge import judge
+
+    kind = kind_of(checkpoint)
+    for option, given, wanted in (
+        ("--quality-text", quality_text, "decoder"),
+        ("--task", task, "classifier"),
+        ("--data", data, "classifier"),
+    ):
+        if given is not None and kind != wanted:
+            raise UserError(f"{checkpoint}: is a {kind}, and {option} is for a {wanted}; leave it out")
+    if kind == "classifier":
+        return {} if task is None and data is None else {"judge": judge(checkpoint, task, data)}
+    if not quality_tokens or (quality_text is None and not (checkpoint / "tokenizer.json").is_file()):
+        return {}
+    text = heldout_file("stdlib" if quality_text is None else str(quality_text))
+    return {"quality_text": text, "quality_tokens": quality_tokens, "quality_batch": batch}
+
+
+def _gates(
+    recipe: str,
+    no_gates: bool,
+    max_perplexity_rise: float | None,
+    min_agreement: float | None,
+    max_metric_drop: float | None,
+    **_: Any,
+) -> Any:
+    """The recipe's gates with the limits that were named in their place."""
+    from dataclasses import replace
+
+    from export.gates import REPORT_ONLY, default_gates
+    from export.recipes import find_recipe
+
+    named = {
+        "perplexity_rise": max_perplexity_rise,
+        "agreement": min_agreement,
+        "metric_drop": max_metric_drop,
+    }
+    given = {gate: limit for gate, limit in named.items() if limit is not None}
+    if no_gates and given:
+        raise UserError("--no-gates reports only, and a limit was named; give one or the other")
+    return REPORT_ONLY if no_gates else replace(default_gates(find_recipe(recipe)), **given)
