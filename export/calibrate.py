@@ -15,8 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from devices.artifact import Artifact
+from devices.files import sha256
 from devices.runtime import Decoder
-from devices.sampling import Sampling, generators, pick
+from devices.sampling import Sampling, pick
 from devices.session import open_session, thread_count
 from devices.text import encode_text, load_tokenizer, read_text
 from export.architecture import Architecture, describe_model
@@ -25,7 +26,7 @@ from export.builder import DATA, Builder, typed, value
 from export.checkpoint import Checkpoint
 from export.graph import enter, layer, own_positions, write_graph
 from export.padding import pack
-from export.recipes import RECIPES
+from export.recipes import RECIPES, Recipe, wants_text
 from export.weights import Source, gather, table
 
 ROWS, LENGTH = 16, 256  # rows of text, and tokens in each
@@ -43,6 +44,31 @@ class Inputs:
 
     largest: np.ndarray
     moment: np.ndarray | None
+
+
+def calibration_ids(
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    recipe: Recipe,
+    text: Path | None,
+    progress: Callable[[str], None],
+) -> tuple[np.ndarray | None, dict[str, Any] | None]:
+    """Ids to calibrate on, int64 [rows, length] or None, and what the manifest says of them.
+
+    That is `on`: `text` (with its `sha256`), `samples` (of the model itself, where no text is given or no
+    tokenizer is there to read it) or `nothing` (a classifier then), and `tokens`; None for a recipe that
+    wants no calibration.
+    """
+    if not wants_text(recipe):
+        return None, None
+    ids = None if text is None else sample_text(text, checkpoint.path, arch)
+    if ids is not None and text is not None:
+        return ids, {"on": "text", "sha256": sha256(text), "tokens": ids.size}
+    if arch.kind == "classifier":
+        return None, {"on": "nothing", "sha256": None, "tokens": 0}
+    progress("letting the model write what it is calibrated on")
+    ids = sample_model(checkpoint, arch)
+    return ids, {"on": "samples", "sha256": None, "tokens": ids.size}
 
 
 def sample_text(text: Path, folder: Path, arch: Architecture) -> np.ndarray | None:
@@ -66,7 +92,7 @@ def sample_model(checkpoint: Checkpoint, arch: Architecture) -> np.ndarray:
     """
     length = min(LENGTH, arch.positions)
     ids = np.zeros((ROWS, length), np.int64)
-    rngs = generators(Sampling(temperature=1.0), ROWS)
+    rngs = [np.random.default_rng([0, row]) for row in range(ROWS)]
     ids[:, 0] = [rng.integers(arch.vocab) for rng in rngs]
     with tempfile.TemporaryDirectory(prefix="toolchain-calibrate-") as scratch:
         write_graph(checkpoint, arch, RECIPES["fp32"], Path(scratch), "toolchain")

@@ -10,52 +10,21 @@ down where the activation multiplies it (after GELU there is no such place).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from devices.files import sha256
 from export.architecture import Architecture, layer_tensors
-from export.calibrate import Inputs, layer_inputs, sample_model, sample_text
+from export.calibrate import Inputs, layer_inputs
 from export.checkpoint import Checkpoint
-from export.recipes import Recipe, wants_text
+from export.recipes import Recipe
 from export.weights import READS, Source
 
 TINY = 1e-5  # channels that are never used still need a factor
 
 
-Make = Callable[..., Source]
-
-
-def source_for(
-    checkpoint: Checkpoint,
-    arch: Architecture,
-    recipe: Recipe,
-    text: Path | None,
-    progress: Callable[[str], None],
-) -> tuple[Make, dict[str, Any] | None]:
-    """What makes the source for a graph by `recipe`, and what the manifest says of its calibration.
-
-    That is `on`: `text` (with its `sha256`), `samples` (of the model itself, where no text is given or no
-    tokenizer is there to read it) or `nothing` (a classifier then), and `tokens`. None for a recipe that
-    wants no calibration.
-    """
-    if not wants_text(recipe):
-        return Source, None
-    ids = None if text is None else sample_text(text, checkpoint.path, arch)
-    if ids is not None and text is not None:
-        record = {"on": "text", "sha256": sha256(text), "tokens": ids.size}
-    elif arch.kind == "classifier":
-        return Source, {"on": "nothing", "sha256": None, "tokens": 0}
-    else:
-        progress("letting the model write what it is calibrated on")
-        ids = sample_model(checkpoint, arch)
-        record = {"on": "samples", "sha256": None, "tokens": ids.size}
-    return calibrated(checkpoint, arch, recipe, ids), record
-
-
-def calibrated(checkpoint: Checkpoint, arch: Architecture, recipe: Recipe, ids: np.ndarray) -> Make:
+def calibrated(
+    checkpoint: Checkpoint, arch: Architecture, recipe: Recipe, ids: np.ndarray
+) -> Callable[..., Source]:
     """What makes the source for a graph by `recipe`, calibrated on `ids` int64 [rows, length]."""
     return partial(Calibrated, stream=layer_inputs(checkpoint, arch, ids, moments=recipe.method == "gptq"))
 

@@ -57,7 +57,9 @@ def test_against_pytorch(request, make_checkpoint, family):
         inputs = found[4]["head"] if key == "head" else found[key[0]][key[1]]
         np.testing.assert_allclose(inputs.largest, np.abs(x).max(0), rtol=1e-3, atol=1e-4)
         wanted = x.astype(np.float64).T @ x
-        if key != "head" and key[1] == "qkv":  # each row's first token counts as often as a row has tokens, too
+        if (
+            key != "head" and key[1] == "qkv"
+        ):  # each row's first token counts as often as a row has tokens, too
             wanted += IDS.shape[1] * x[:: IDS.shape[1]].T @ x[:: IDS.shape[1]]
         np.testing.assert_allclose(inputs.moment, wanted, rtol=1e-3, atol=1e-3 * wanted.diagonal().max())
 

@@ -189,15 +189,6 @@ def test_heldout_file_is_the_heldout_part(tmp_path: Path) -> None:
         heldout_file(str(tmp_path / "nowhere.txt"))
 
 
-<<<<<<< HEAD
-def test_calibration_file_is_the_train_part(tmp_path: Path) -> None:
-    """What `stdlib` calibrates on is what nothing is measured on; a path names itself."""
-    path = calibration_file("stdlib", tmp_path)
-    assert path.read_text(encoding="utf-8") == "\n\n".join(stdlib.split()[0])
-    assert path != heldout_file("stdlib", tmp_path) and calibration_file(str(path)) == path
-    with pytest.raises(UserError, match="no such text file"):
-        calibration_file(str(tmp_path / "nowhere.txt"))
-=======
 def test_the_heldout_file_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library is read once for a Python; a text that was removed is made again."""
     path = heldout_file("stdlib", tmp_path)
@@ -207,4 +198,12 @@ def test_the_heldout_file_is_remembered(tmp_path: Path, monkeypatch: pytest.Monk
         assert heldout_file("stdlib", tmp_path) == path
     path.unlink()
     assert heldout_file("stdlib", tmp_path).read_text() == text
->>>>>>> main
+
+
+def test_calibration_file_is_the_train_part(tmp_path: Path) -> None:
+    """What `stdlib` calibrates on is what nothing is measured on; a path names itself."""
+    path = calibration_file("stdlib", tmp_path)
+    assert path.read_text(encoding="utf-8") == "\n\n".join(stdlib.split()[0])
+    assert path != heldout_file("stdlib", tmp_path) and calibration_file(str(path)) == path
+    with pytest.raises(UserError, match="no such text file"):
+        calibration_file(str(tmp_path / "nowhere.txt"))
