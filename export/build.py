@@ -8,16 +8,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import onnx
 
 from devices.artifact import GRAPH, Artifact, seal
 from devices.errors import UserError
-from devices.files import read_record, refuse_existing, sha256, staged, write_json
+from devices.files import read_record, refuse_existing, staged, write_json
 from devices.machine import version
 from export import fallback
 from export.architecture import Architecture, Model, check, describe_model, is_classifier, label_names
-from export.calibrate import sample_text
+from export.calibrate import calibration_ids
 from export.checkpoint import Checkpoint, identity, open_checkpoint
 from export.fallback import Traced
 from export.gates import Gates, Judge
@@ -25,7 +24,7 @@ from export.genai import write_genai_config
 from export.graph import write_graph
 from export.inspection import inspect
 from export.quality import TOKENS
-from export.recipes import Recipe, find_recipe, recipe_for, wants_text
+from export.recipes import Recipe, find_recipe, recipe_for
 from export.smooth import calibrated
 from export.verify import Checks, Subject, verify
 from export.weights import Source
@@ -60,7 +59,8 @@ def export(
     Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this project does
     not write is traced (export/fallback.py). What ONNX Runtime runs is inspected (export/inspection.py).
     `calibration_text` is a UTF-8 file for recipes that smooth or use GPTQ: text like that of use, and none that
-    anything is measured on. Without it, or where the graph is traced, weights are rounded to nearest.
+    anything is measured on. Without it a decoder is calibrated on what it writes itself; a classifier
+    without it, and a traced graph, have their weights rounded to nearest.
 
     With `parity`, the graph is compared with PyTorch on a small sample (export/parity.py). With `quality_text`,
     text that nothing was trained or calibrated on, a decoder's perplexity and argmax are measured on about
@@ -71,7 +71,8 @@ def export(
     The manifest's keys, beside those that devices/artifact.py checks:
         `bytes`: stored bytes by precision; `graph`: the graph that runs (null if traced): `nodes`, `operators`
             by kind, `bytes` by precision, bytes `made_at_loading`.
-        `calibration`: null, or the `text`'s hash and its `tokens`, 0 where there was none.
+        `calibration`: null, or what it was `on`: `text` (with its `sha256`), the model's own `samples`, or
+            `nothing`; and the `tokens`.
         `parity`: figures of the small sample, or null.
         `quality`: null, or `text` (name, sha256, tokens, window, batch), `whole` (all positions at once) and
             `cached` (prompt, then steps), each with `perplexity` of pytorch and artifact, `perplexity_ratio`,
@@ -97,12 +98,14 @@ def export(
     name = identity(checkpoint)
     with staged(out, force=force) as staging:
         start = monotonic()
-        arch, stored, sources, sample = _write(opened, known, chosen, staging, calibration_text, progress)
+        arch, stored, sources, calibration = _write(
+            opened, known, chosen, staging, calibration_text, progress
+        )
         _copy_files(opened, staging)
         if known:
             write_genai_config(staging, known)
         manifest = _manifest(opened, arch, chosen, name, out.resolve().name, stored)
-        manifest["calibration"] = _describe_calibration(chosen, calibration_text, sample)
+        manifest["calibration"] = calibration
         artifact = Artifact(staging, manifest, "")
         manifest["graph"] = inspect(artifact, known, chosen, stored) if known else None
         seconds = {"graph": round(monotonic() - start, 2)}
@@ -119,20 +122,20 @@ def _write(
     folder: Path,
     text: Path | None,
     progress: Callable[[str], None],
-) -> tuple[Model, dict[str, int], Callable[[], Sources], np.ndarray | None]:
-    """Write the graph; the model, stored bytes by precision, what makes its sources anew, calibration ids."""
+) -> tuple[Model, dict[str, int], Callable[[], Sources], dict[str, Any] | None]:
+    """Write the graph; the model, stored bytes by precision, what makes its sources anew, calibration."""
     producer = f"toolchain {version('toolchain') or ''}".strip()
     if known is None:
         arch, stored = fallback.trace(opened, chosen, folder, producer, progress)
         onnx.checker.check_model(str(folder / GRAPH))
         return arch, stored, lambda: Source, None
-    sample = _calibration_ids(opened, known, chosen, text)
+    ids, calibration = calibration_ids(opened, known, chosen, text, progress)
     progress(f"writing the graph, {chosen.name}")
 
     def sources() -> Sources:
-        return Source if sample is None else calibrated(opened, known, chosen, sample)
+        return Source if ids is None else calibrated(opened, known, chosen, ids)
 
-    return known, write_graph(opened, known, chosen, folder, producer, sources()), sources, sample
+    return known, write_graph(opened, known, chosen, folder, producer, sources()), sources, calibration
 
 
 def kind_of(checkpoint: Path) -> str:
@@ -141,22 +144,6 @@ def kind_of(checkpoint: Path) -> str:
     if fallback.is_needed(opened.config):
         return "classifier" if is_classifier(opened.config) else "decoder"
     return check(opened).kind
-
-
-def _calibration_ids(
-    opened: Checkpoint, arch: Architecture, chosen: Recipe, text: Path | None
-) -> np.ndarray | None:
-    """Ids to calibrate on, int64 [rows, length]; None where the recipe wants none or there is no text."""
-    return sample_text(text, opened.path, arch) if text is not None and wants_text(chosen) else None
-
-
-def _describe_calibration(chosen: Recipe, text: Path | None, ids: np.ndarray | None) -> dict[str, Any] | None:
-    """What a recipe was calibrated on; no text and 0 tokens if on nothing, None if it wants nothing."""
-    if not wants_text(chosen):
-        return None
-    if text is None or ids is None:
-        return {"text": None, "tokens": 0}
-    return {"text": sha256(text), "tokens": ids.size}
 
 
 def _copy_files(opened: Checkpoint, staging: Path) -> None:
@@ -212,8 +199,8 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         f"{out}: {manifest['kind']}, {manifest['recipe']['name']}, {model['layers']} layers, "
         f"{model['parameters'] / 1e6:.1f} M parameters, {size / 1e6:.1f} MB ({parts})"
     ]
-    if manifest["calibration"] and not manifest["calibration"]["tokens"]:
-        lines.append("no text to calibrate on: weights were rounded to nearest")
+    if manifest["calibration"] and manifest["calibration"]["on"] == "nothing":
+        lines.append("not calibrated: weights were rounded to nearest")
     return [*lines, _parity_line(manifest["parity"]), *_quality_lines(manifest["quality"])]
 
 

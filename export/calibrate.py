@@ -15,18 +15,22 @@ import numpy as np
 import onnx_ir as ir
 
 from devices.artifact import Artifact
+from devices.files import sha256
+from devices.runtime import Decoder
+from devices.sampling import Sampling, pick
 from devices.session import open_session, thread_count
 from devices.text import encode_text, load_tokenizer, read_text
-from export.architecture import Architecture
+from export.architecture import Architecture, describe_model
 from export.attention import context
 from export.builder import DATA, Builder, typed, value
 from export.checkpoint import Checkpoint
-from export.graph import enter, layer, own_positions
+from export.graph import enter, layer, own_positions, write_graph
 from export.padding import pack
-from export.recipes import RECIPES
+from export.recipes import RECIPES, Recipe, wants_text
 from export.weights import Source, gather, table
 
-WINDOWS, LENGTH = 32, 256  # rows of text, and tokens in each
+ROWS, LENGTH = 16, 256  # rows of text, and tokens in each
+GREEDY = 3  # first tokens of a sample that are not drawn, so that a row finds a subject
 CHARACTERS = 16  # of text for each token wanted: more than any tokenizer puts into one on average
 INT64 = ir.DataType.INT64
 Values = list[ir.Value]
@@ -35,10 +39,36 @@ Values = list[ir.Value]
 @dataclass(frozen=True)
 class Inputs:
     """What went into one product: `largest` float32 [in], each channel's largest magnitude; `moment`
-    float64 [in, in], the sum of x x^T over all tokens, or None where nobody asked for it."""
+    float64 [in, in], the sum of x x^T over all tokens (for qkv, the first of a row weighs as much as the
+    rest), or None where nobody asked for it."""
 
     largest: np.ndarray
     moment: np.ndarray | None
+
+
+def calibration_ids(
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    recipe: Recipe,
+    text: Path | None,
+    progress: Callable[[str], None],
+) -> tuple[np.ndarray | None, dict[str, Any] | None]:
+    """Ids to calibrate on, int64 [rows, length] or None, and what the manifest says of them.
+
+    That is `on`: `text` (with its `sha256`), `samples` (of the model itself, where no text is given or no
+    tokenizer is there to read it) or `nothing` (a classifier then), and `tokens`; None for a recipe that
+    wants no calibration.
+    """
+    if not wants_text(recipe):
+        return None, None
+    ids = None if text is None else sample_text(text, checkpoint.path, arch)
+    if ids is not None and text is not None:
+        return ids, {"on": "text", "sha256": sha256(text), "tokens": ids.size}
+    if arch.kind == "classifier":
+        return None, {"on": "nothing", "sha256": None, "tokens": 0}
+    progress("letting the model write what it is calibrated on")
+    ids = sample_model(checkpoint, arch)
+    return ids, {"on": "samples", "sha256": None, "tokens": ids.size}
 
 
 def sample_text(text: Path, folder: Path, arch: Architecture) -> np.ndarray | None:
@@ -48,11 +78,33 @@ def sample_text(text: Path, folder: Path, arch: Architecture) -> np.ndarray | No
         return None
     tokenizer, whole = load_tokenizer(folder), read_text(text)
     length = min(LENGTH, arch.positions)
-    starts = np.linspace(0, max(0, len(whole) - length * CHARACTERS), WINDOWS).astype(int)
+    starts = np.linspace(0, max(0, len(whole) - length * CHARACTERS), ROWS).astype(int)
     pieces = (whole[start : start + length * CHARACTERS] for start in sorted(set(starts.tolist())))
     rows = [encode_text(tokenizer, piece)[:length] for piece in pieces]
     rows = [row for row in rows if len(row) == length and max(row) < arch.vocab]
     return np.array(rows, np.int64) if rows else None
+
+
+def sample_model(checkpoint: Checkpoint, arch: Architecture) -> np.ndarray:
+    """Ids int64 [rows, length] that a decoder writes itself, at temperature 1 from a random first id.
+
+    It has no other text's subject and needs none (Liu et al. 2023, https://arxiv.org/abs/2305.17888).
+    """
+    length = min(LENGTH, arch.positions)
+    ids = np.zeros((ROWS, length), np.int64)
+    rngs = [np.random.default_rng([0, row]) for row in range(ROWS)]
+    ids[:, 0] = [rng.integers(arch.vocab) for rng in rngs]
+    with tempfile.TemporaryDirectory(prefix="toolchain-calibrate-") as scratch:
+        write_graph(checkpoint, arch, RECIPES["fp32"], Path(scratch), "toolchain")
+        manifest = {"kind": "decoder", "name": "samples", "model": describe_model(arch)}
+        decoder = Decoder(Artifact(Path(scratch), manifest, ""), context=length)
+        logits = decoder.prefill(ids[:, :1])
+        for at in range(1, length):
+            drawn = Sampling(temperature=float(at > GREEDY))
+            ids[:, at] = [pick(row, drawn, rng) for row, rng in zip(logits, rngs, strict=True)]
+            if at + 1 < length:
+                logits = decoder.step(ids[:, at])
+    return ids
 
 
 def layer_inputs(
@@ -79,10 +131,14 @@ def layer_inputs(
 
 
 def _add(sums: dict[str, list[Any]], seen: dict[str, np.ndarray], moments: bool) -> None:
-    """Take what went into some products, [1, tokens, in] each, into their sums."""
+    """Take what one row put into some products, [1, tokens, in] each, into their sums."""
     for slot, x in seen.items():
-        x = x.reshape(-1, x.shape[-1])
+        x = x[0]
         largest, moment = np.abs(x).max(0), (x.T @ x).astype(np.float64) if moments else None
+        if moments and slot == "qkv":
+            # All later tokens attend to the first (https://arxiv.org/abs/2309.17453), whose input is like no
+            # other: its key counts as much as theirs together, or GPTQ spoils it for a little gain in each.
+            moment += len(x) * np.outer(x[0], x[0])
         if slot not in sums:
             sums[slot] = [largest, moment]
             continue

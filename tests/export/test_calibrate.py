@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from export.architecture import check
-from export.calibrate import layer_inputs, sample_text
+from export.calibrate import layer_inputs, sample_model, sample_text
 from export.checkpoint import open_checkpoint
 
 IDS = np.random.default_rng(0).integers(0, 400, (3, 24))
@@ -43,7 +43,10 @@ def torch_inputs(checkpoint, family, ids):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_against_pytorch(request, make_checkpoint, family):
-    """Largest magnitudes and second moments of every product's input are those of PyTorch's modules."""
+    """Largest magnitudes and second moments of every product's input are those of PyTorch's modules.
+
+    Where keys are made, a row's first token weighs as much again as the whole row.
+    """
     # Heads of 8 are rotated outside the attention operator, heads of 16 by it.
     checkpoint = make_checkpoint(family, **({"head_dim": 16} if family == "qwen3" else {}))
     opened = open_checkpoint(checkpoint)
@@ -54,6 +57,10 @@ def test_against_pytorch(request, make_checkpoint, family):
         inputs = found[4]["head"] if key == "head" else found[key[0]][key[1]]
         np.testing.assert_allclose(inputs.largest, np.abs(x).max(0), rtol=1e-3, atol=1e-4)
         wanted = x.astype(np.float64).T @ x
+        if (
+            key != "head" and key[1] == "qkv"
+        ):  # each row's first token counts as often as a row has tokens, too
+            wanted += IDS.shape[1] * x[:: IDS.shape[1]].T @ x[:: IDS.shape[1]]
         np.testing.assert_allclose(inputs.moment, wanted, rtol=1e-3, atol=1e-3 * wanted.diagonal().max())
 
 
@@ -68,8 +75,17 @@ def test_the_text_is_sampled_throughout(gpt2_checkpoint, corpus_file, tmp_path):
     """Rows as long as the model reads, from the file's beginning to its end; short texts give few or none."""
     arch = check(open_checkpoint(gpt2_checkpoint))
     ids = sample_text(corpus_file, gpt2_checkpoint, arch)
-    assert ids.shape[1] == 64 and len({tuple(row) for row in ids.tolist()}) == len(ids) > 16
+    assert ids.shape[1] == 64 and len({tuple(row) for row in ids.tolist()}) == len(ids) == 16
     short = tmp_path / "short.txt"
     short.write_text("One line.")
     assert sample_text(short, gpt2_checkpoint, arch) is None
     assert sample_text(corpus_file, tmp_path, arch) is None
+
+
+def test_the_model_writes_its_own_text(gpt2_checkpoint):
+    """Samples are ids of the model's, rows differ, and one checkpoint gives one text."""
+    opened = open_checkpoint(gpt2_checkpoint)
+    ids = sample_model(opened, check(opened))
+    assert ids.shape == (16, 64) and ids.min() >= 0 and ids.max() < 400
+    assert len({tuple(row) for row in ids.tolist()}) == 16
+    np.testing.assert_array_equal(ids, sample_model(opened, check(opened)))

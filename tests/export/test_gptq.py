@@ -71,7 +71,7 @@ def test_outputs_are_nearer_than_with_rounding_to_nearest(size, search):
     found = gptq(weight, x.T @ x, 4, 32, symmetric=False, search=search)
     assert found.packed.shape == plain.packed.shape and found.zeros.shape == plain.zeros.shape
     errors = [((x @ (unpack(f, size) - weight).T) ** 2).sum() for f in (plain, found)]
-    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_independent_inputs_leave_rounding_to_nearest():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from devices.errors import UserError
-from toolchain.corpus import heldout_file, load, pack, stdlib
+from toolchain.corpus import calibration_file, heldout_file, load, pack, stdlib
 
 
 def test_stdlib_is_split_by_module() -> None:
@@ -198,3 +198,12 @@ def test_the_heldout_file_is_remembered(tmp_path: Path, monkeypatch: pytest.Monk
         assert heldout_file("stdlib", tmp_path) == path
     path.unlink()
     assert heldout_file("stdlib", tmp_path).read_text() == text
+
+
+def test_calibration_file_is_the_train_part(tmp_path: Path) -> None:
+    """What `stdlib` calibrates on is what nothing is measured on; a path names itself."""
+    path = calibration_file("stdlib", tmp_path)
+    assert path.read_text(encoding="utf-8") == "\n\n".join(stdlib.split()[0])
+    assert path != heldout_file("stdlib", tmp_path) and calibration_file(str(path)) == path
+    with pytest.raises(UserError, match="no such text file"):
+        calibration_file(str(tmp_path / "nowhere.txt"))

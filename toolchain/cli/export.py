@@ -21,10 +21,8 @@ PERCENT = click.FloatRange(0, 100)
 )
 @click.option(
     "--calibrate",
-    metavar="PATH",
-    default="stdlib",
-    show_default=True,
-    help="Text that recipes may calibrate on: a file, or the standard library's docstrings (train part).",
+    metavar="PATH|stdlib",
+    help="Text for recipes that calibrate, none you measure on.  [default: the model's own samples]",
 )
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with PyTorch.")
@@ -58,7 +56,7 @@ def command(
     int8: bool,
     int4: bool,
     recipe: str | None,
-    calibrate: str,
+    calibrate: str | None,
     force: bool,
     no_parity: bool,
     as_json: bool,
@@ -79,11 +77,10 @@ def command(
     if len(chosen) > 1:
         raise UserError("--int8, --int4 and --recipe name one recipe each; give one of them")
     from export.build import export, summary
-    from export.recipes import find_recipe, wants_text
     from toolchain.corpus import calibration_file
 
     name = (chosen or ["fp32"])[0] or "fp32"
-    text = calibration_file(calibrate) if wants_text(find_recipe(name)) else None
+    text = None if calibrate is None else calibration_file(calibrate)
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"{line} ...", err=True))
     gates = _gates(name, **asked)
     checks = {} if no_parity else _checks(checkpoint, **asked)
