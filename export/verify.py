@@ -64,7 +64,9 @@ def verify(subject: Subject, identity: str, checks: Checks, say: Say) -> dict[st
     noise = parity.noise(float(wanted["parity"]["error"]) if ids is not None else 0.0)
     if ids is not None:
         say("comparing with PyTorch")
-        found = parity.compare(subject.artifact, arch, subject.recipe, ids, wanted["parity"], sample is not None)
+        found = parity.compare(
+            subject.artifact, arch, subject.recipe, ids, wanted["parity"], sample is not None
+        )
     measured = _measure(subject, sample, wanted.get("text"), noise, checks, say)
     if failed := failures(measured, gates):
         probe = _probe(sample, wanted.get("text"), noise, checks)
