@@ -13,12 +13,14 @@ TO     := $(if $(OUT),--out "$(OUT)")
 SMOLLM := .cache/smollm2
 GGUF   := $(SMOLLM)/SmolLM2-135M-Instruct.gguf
 
-# Environments of other projects' tools that open our artifacts; optimum-onnx's may be a peer's (PEERS=.cache/peers).
+# Environments of other projects' tools: those that are measured beside us, and those that open our artifacts.
+PEERS   ?= .cache/peers
 INTEROP ?= .cache/interop
-PEERS   ?=
-OPTIMUM := $(if $(PEERS),,$(INTEROP)/optimum-onnx/ready)
+# A peer's optimum-onnx serves both.
+SHARED  := $(if $(wildcard $(PEERS)/optimum-onnx/bin/python),$(PEERS))
+OPTIMUM := $(if $(SHARED),,$(INTEROP)/optimum-onnx/ready)
 
-.PHONY: demo demo-short demo-smollm2 test test-slow interop lint teacher clean
+.PHONY: demo demo-short demo-smollm2 test test-slow interop peers lint teacher clean
 
 demo: $(VENV)/ready
 	"$(BIN)/toolchain" demo $(TO)
@@ -34,7 +36,7 @@ test-slow: $(VENV)/ready
 
 # optimum-onnx, onnxruntime-genai and, where node and Chromium are, onnxruntime-web open what export writes.
 interop: $(VENV)/ready $(OPTIMUM) $(INTEROP)/onnxruntime-genai/ready $(INTEROP)/onnxruntime-web/ready
-	INTEROP="$(INTEROP)" PEERS="$(PEERS)" OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest tests/interop
+	INTEROP="$(INTEROP)" PEERS="$(SHARED)" OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest tests/interop
 
 $(INTEROP)/onnxruntime-web/ready: tests/interop/web/package-lock.json
 	@echo "installing onnxruntime-web into $(@D)"
@@ -84,6 +86,25 @@ TEXT   ?= stdlib
 TOKENS ?= 150000
 demo-smollm2: $(GGUF)
 	"$(BIN)/toolchain" demo smollm2 --teacher $(GGUF) --corpus "$(CORPUS)" --text "$(TEXT)" --tokens $(TOKENS) $(TO)
+
+# Other runtimes and ours on the same weights, in turn; finished rounds are kept, ANEW=1 forgets them. The first
+# time installs 4 GB and compiles llama.cpp. SHAPE=tiny tries it out in minutes; name another DOCS for that.
+DOCS       ?= docs
+ROUNDS     ?= 5
+RECIPES    ?= fp32,int8,int8-vnni,int4
+PEER_NAMES ?= llama.cpp,ctranslate2,optimum-onnx,mobius-onnx
+WORKLOADS  ?= generate,full,classify,export
+THREADS    ?= 1,2
+SHAPE      ?= gpt2
+SST2       ?= ../shared/data/glue/SST-2
+TOKENIZER  ?= ../shared/data/tokenizers/gpt2
+ANEW       ?=
+PREPARE    ?=
+peers: $(GGUF)
+	"$(BIN)/python" tests/peers/run.py --folder "$(PEERS)" --docs "$(DOCS)" --rounds $(ROUNDS) \
+	  --peers "$(PEER_NAMES)" --recipes "$(RECIPES)" --workloads "$(WORKLOADS)" --threads "$(THREADS)" \
+	  --shape $(SHAPE) --gguf $(GGUF) --sst2 "$(SST2)" --tokenizer "$(TOKENIZER)" --torch-index "$(TORCH_INDEX)" \
+	  $(if $(ANEW),--anew) $(if $(PREPARE),--prepare)
 
 clean:
 	rm -rf "$(VENV)" .cache demo-out demo-short-out demo-smollm2-out dist

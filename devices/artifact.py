@@ -121,7 +121,7 @@ def check_manifest(path: Path, manifest: dict[str, Any]) -> None:
     for key in ("model", "recipe", "files"):
         if not isinstance(manifest.get(key), dict):
             raise _refuse(path, f"{key} in {MANIFEST} must be an object")
-    for key in ("lineage", "task", "parity"):
+    for key in ("lineage", "task", "parity", "quality", "graph"):
         if not isinstance(manifest.get(key), dict | None):
             raise _refuse(path, f"{key} in {MANIFEST} must be an object or null")
     if not isinstance(manifest["recipe"].get("name"), str):

@@ -18,6 +18,7 @@ from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, load_tokenizer
 from export.answers import Arrays
 from export.architecture import Model
+from export.quality import scores
 from export.recipes import Recipe
 
 LENGTH = 64  # ids in a row, or the model's positions where they are fewer
@@ -177,8 +178,4 @@ def _agreement(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def _perplexity(logits: np.ndarray, ids: np.ndarray) -> float:
     """exp of the mean negative log likelihood of each row's ids after its first."""
-    shifted = logits[:, :-1].astype(np.float64)
-    peak = shifted.max(-1, keepdims=True)
-    totals = np.log(np.exp(shifted - peak).sum(-1)) + peak[..., 0]
-    hits = np.take_along_axis(shifted, ids[:, 1:, None], -1)[..., 0]
-    return float(np.exp((totals - hits).mean()))
+    return float(np.exp(scores(logits[:, :-1], ids[:, 1:])["nll"].mean(dtype=np.float64)))

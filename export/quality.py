@@ -71,8 +71,8 @@ def stepped(sample: Sample, weight_bytes: int) -> int:
 def measure(artifact: Artifact, sample: Sample, wanted: Arrays, noise: float, steps: int) -> dict[str, Any]:
     """Figures for the manifest. `wanted` is export/reference.py's `text`; see `figures` for `noise`.
 
-    `whole`: all positions at once; `cached`: the first `steps` windows by prompt and steps (absent for 0);
-    `cached_from_whole`: what is between the two at the same positions.
+    `whole`: all positions at once; `cached`: the first `steps` windows, in whole batches, by prompt and steps
+    (absent for 0); `cached_from_whole`: what is between the two at the same positions.
     """
     whole, cached, distance = _run(artifact, sample, steps)
     window, start = sample.ids.shape[1], sample.prompt - 1
@@ -81,8 +81,9 @@ def measure(artifact: Artifact, sample: Sample, wanted: Arrays, noise: float, st
         "whole": figures(whole, wanted, noise),
     }
     if steps:
-        found["cached"] = {"prompt": sample.prompt, **figures(cached, _part(wanted, steps, start), noise)}
-        between = figures(cached, _part(whole, steps, start), noise)
+        count = len(cached["top"])  # whole batches
+        found["cached"] = {"prompt": sample.prompt, **figures(cached, _part(wanted, count, start), noise)}
+        between = figures(cached, _part(whole, count, start), noise)
         found["cached_from_whole"] = {
             "max_error": distance,
             **{key: between[key] for key in ("perplexity_ratio", "nll_error", "argmax_agreement")},
@@ -124,12 +125,12 @@ def _run(artifact: Artifact, sample: Sample, steps: int) -> tuple[Arrays, Arrays
     for start in range(0, len(sample.ids), sample.batch):
         ids = sample.ids[start : start + sample.batch]
         logits = decoder.logits(ids)
-        whole.append(_scores(logits, ids[:, 1:]))
+        whole.append(scores(logits, ids[:, 1:]))
         if start < steps:
             columns = []
             for at, step in enumerate(_steps(decoder, ids, sample.prompt), sample.prompt - 1):
                 distance = max(distance, float(np.abs(step - logits[:, at]).max()))
-                columns.append(_scores(step[:, None], ids[:, at + 1 : at + 2]))
+                columns.append(scores(step[:, None], ids[:, at + 1 : at + 2]))
             cached.append(_joined(columns, 1))
     return _joined(whole, 0), _joined(cached, 0), distance
 
@@ -147,7 +148,7 @@ def _steps(decoder: Decoder, ids: np.ndarray, prompt: int) -> Iterator[np.ndarra
         yield decoder.step(column)
 
 
-def _scores(logits: np.ndarray, targets: np.ndarray) -> Arrays:
+def scores(logits: np.ndarray, targets: np.ndarray) -> Arrays:
     """`top` int32 [b, s] and `nll` float32 [b, t] of the first t targets, given logits [b, s, vocab]."""
     top = logits.argmax(-1).astype(np.int32)
     nll = np.empty(targets.shape, np.float32)

@@ -104,7 +104,9 @@ RECIPES: dict[str, Recipe] = {
         "int8",
         "8-bit weights and activations in blocks; a classifier gets int8-dynamic",
         bits=8,
+        block=64,  # larger ones sum an odd row in another order: a row would depend on its neighbours
         head_bits=8,
+        head_block=64,
         classifier="int8-dynamic",
     ),
     "int8-dynamic": Recipe(

@@ -217,7 +217,7 @@ def _artifact(
     return walk.step(
         f"artifacts/{name}-{recipe}",
         f"artifact {name} in {recipe}, checked against PyTorch",
-        [key, asdict(find_recipe(recipe)), sha256(text), plan.gates.get(recipe)],
+        [key, asdict(find_recipe(recipe)), sha256(text), asdict(_gates(plan, recipe))],
         lambda out: export(
             checkpoint,
             out,
@@ -231,9 +231,11 @@ def _artifact(
 
 
 def _gates(plan: Plan, recipe: str) -> "Gates":
-    from export.gates import default_gates
+    from export.gates import REPORT_ONLY, default_gates
     from export.recipes import find_recipe
 
+    if plan.gates is None:
+        return REPORT_ONLY
     return replace(default_gates(find_recipe(recipe)), **plan.gates.get(recipe, {}))
 
 

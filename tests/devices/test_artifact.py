@@ -109,6 +109,7 @@ MALFORMED = {
     "lineage a list": _put([], "lineage"),
     "task a text": _put("docs-kind", "task"),
     "parity a number": _put(1.0, "parity"),
+    "quality a number": _put(1.0, "quality"),
     "no files": _drop("files"),
     "files a list": _put([], "files"),
     "no graph listed": lambda m: m["files"].pop("model.onnx") and None,

@@ -187,3 +187,14 @@ def test_heldout_file_is_the_heldout_part(tmp_path: Path) -> None:
     assert heldout_file(str(path)) == path
     with pytest.raises(UserError, match="no such text file"):
         heldout_file(str(tmp_path / "nowhere.txt"))
+
+
+def test_the_heldout_file_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is read once for a Python; a text that was removed is made again."""
+    path = heldout_file("stdlib", tmp_path)
+    text = path.read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(stdlib, "split", lambda: pytest.fail("the library was read again"))
+        assert heldout_file("stdlib", tmp_path) == path
+    path.unlink()
+    assert heldout_file("stdlib", tmp_path).read_text() == text

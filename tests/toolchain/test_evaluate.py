@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from devices.artifact import open_artifact
 from devices.errors import UserError
 from devices.text import encode_text, load_tokenizer
 from export.build import export
@@ -11,6 +12,7 @@ from toolchain.cli.evaluate import figure
 from toolchain.evaluate import evaluate
 from toolchain.glue.finetune import finetune
 from toolchain.glue.tasks import load_task
+from toolchain.judge import judge
 
 TASK = """\
 name = "tone"
@@ -234,3 +236,26 @@ def test_sizes_are_checked(pair, main, args):
     done = main("evaluate", pair[0], *args)
     assert done.code == 2
     assert len(done.err.splitlines()) == 1
+
+
+def test_a_judge_scores_as_evaluate_does(classifiers, task):
+    """Both sides of the gate on a labelled task are what `evaluate` says of checkpoint and artifact."""
+    checkpoint, artifact = classifiers
+    found = judge(checkpoint, str(task.path), None)(open_artifact(artifact))
+    for side, subject in (("pytorch", checkpoint), ("artifact", artifact)):
+        assert found[side] == evaluate(subject, task=str(task.path))["quality"]["task"]["value"]
+    assert (found["name"], found["metric"], found["rows"]) == ("tone", "accuracy", 20)
+    assert found["agreement"] == 1.0
+
+
+def test_an_export_is_held_to_its_task(classifiers, task, tmp_path, main):
+    """`export --task`, or --data alone with the model's own task, puts both metrics into the manifest."""
+    checkpoint, _ = classifiers
+    for out, options in (("a", ["--task", task.path]), ("b", ["--data", task.path.parent])):
+        done = main("export", checkpoint, "--out", tmp_path / out, *options, "--json")
+        assert done.code == 0, done.err
+        quality = json.loads(done.out)["quality"]
+        assert quality["task"]["name"] == "tone" and quality["gates"]["metric_drop"] == 1.0
+        assert abs(quality["task"]["artifact"] - quality["task"]["pytorch"]) <= 0.01
+    done = main("export", checkpoint, "--out", tmp_path / "c", "--quality-text", task.path / "dev.tsv")
+    assert done.code == 2 and "--quality-text is for a decoder" in done.err

@@ -85,6 +85,7 @@ def command(
     name = (chosen or ["fp32"])[0] or "fp32"
     text = calibration_file(calibrate) if wants_text(find_recipe(name)) else None
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"{line} ...", err=True))
+    gates = _gates(name, **asked)
     checks = {} if no_parity else _checks(checkpoint, **asked)
     manifest = export(
         checkpoint,
@@ -93,7 +94,7 @@ def command(
         force=force,
         parity=not no_parity,
         calibration_text=text,
-        gates=_gates(name, **asked),
+        gates=gates,
         progress=say,
         **checks,
     )

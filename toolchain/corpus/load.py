@@ -3,6 +3,8 @@
 import glob
 import hashlib
 import os
+import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,23 +192,36 @@ def heldout_file(spec: str, cache: Path | None = None) -> Path:
         if not path.is_file():
             raise UserError(f"corpus '{spec}': no such text file; name one, or stdlib")
         return path
-    return _stdlib_file("heldout", stdlib.split()[1], cache)
+    return _stdlib_file("heldout", 1, cache)
 
 
 def calibration_file(spec: str, cache: Path | None = None) -> Path:
     """A text file to calibrate on: the train part of `stdlib`, which nothing is measured on, or `spec` itself."""
-    return heldout_file(spec) if spec != "stdlib" else _stdlib_file("train", stdlib.split()[0], cache)
+    return heldout_file(spec) if spec != "stdlib" else _stdlib_file("train", 0, cache)
 
 
-def _stdlib_file(part: str, texts: tuple[str, ...], cache: Path | None) -> Path:
-    """A part of `stdlib` as a file in the cache, written once."""
-    text = "\n\n".join(texts)
-    name = hashlib.sha256(text.encode()).hexdigest()
+def _stdlib_file(part: str, side: int, cache: Path | None) -> Path:
+    """A part of `stdlib` as a file in the cache, written once.
+
+    Reading the whole library takes seconds: which text it gave is remembered for this Python and this code.
+    """
     root = cache or cache_folder("corpus")
-    path = root / f"stdlib-{part}-{name[:16]}.txt"
-    if not path.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+    made_by = (
+        sys.version + sysconfig.get_paths()["stdlib"] + Path(stdlib.__file__).read_text(encoding="utf-8")
+    )
+    remembered = root / f"stdlib-{part}-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.name"
+    if remembered.is_file() and (path := root / Path(remembered.read_text(encoding="utf-8")).name).is_file():
+        return path
+    text = "\n\n".join(stdlib.split()[side])
+    path = root / f"stdlib-{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    root.mkdir(parents=True, exist_ok=True)
+    _write(path, text)
+    _write(remembered, path.name)
     return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one rename: a reader sees all of it or none."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
