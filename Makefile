@@ -17,7 +17,7 @@ GGUF   := $(SMOLLM)/SmolLM2-135M-Instruct.gguf
 PEERS   ?= .cache/peers
 INTEROP ?= .cache/interop
 # A peer's optimum-onnx serves both.
-SHARED  := $(if $(wildcard $(PEERS)/optimum-onnx/bin/python),$(PEERS))
+SHARED  := $(if $(wildcard $(PEERS)/optimum-onnx/ready),$(PEERS))
 OPTIMUM := $(if $(SHARED),,$(INTEROP)/optimum-onnx/ready)
 
 .PHONY: demo demo-short demo-smollm2 test test-slow interop peers lint teacher clean

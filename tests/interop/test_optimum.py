@@ -7,11 +7,6 @@ from devices.runtime import Classifier, Decoder
 pytestmark = pytest.mark.interop
 NAMES = ["teacher-fp32", "teacher-int8", "llama-fp32", "llama-int8", "llama-16-fp32"]
 TOKENS = 24
-# The graph takes rows that start at the left. What is marked so waits for rows packed inside the graph, and
-# fails when they are: then remove the mark.
-left_padding = pytest.mark.xfail(
-    strict=True, reason="the graph does not pack rows that are padded on the left"
-)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -61,7 +56,6 @@ def test_it_generates_our_tokens(decoder, answer, texts, until_end, how):
     assert max(map(len, ours)) == TOKENS
 
 
-@left_padding
 def test_a_batch_padded_on_the_left_is_its_rows(decoder, answer, until_end):
     """Rows of a batch, padded as transformers pads prompts, go on as each of them does alone."""
     alone, batch = ([until_end(decoder, ids) for ids in answer[key]] for key in ("alone", "batch"))
@@ -84,7 +78,7 @@ def classified(request, classifier, texts, ask):
     return Classifier(folder, threads=1), answer
 
 
-@pytest.mark.parametrize("side", ["right", pytest.param("left", marks=left_padding)])
+@pytest.mark.parametrize("side", ["right", "left"])
 def test_a_padded_batch_is_classified_as_its_rows(classified, texts, side):
     """Logits of texts padded in one batch are those of each text alone."""
     ours, answer = classified

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -65,9 +66,11 @@ def chromium(url, home):
     program = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if program is None:
         pytest.skip("no chromium here; install it (Debian: apt-get install chromium) or set CHROMIUM")
-    with (home / "log").open("w") as log:
+    # What it leaves behind goes as well; below a longer path its socket could not be made.
+    with (home / "log").open("w") as log, TemporaryDirectory(ignore_cleanup_errors=True) as short:
         command = [program, *FLAGS, f"--user-data-dir={home / 'profile'}", url]
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        places = {**os.environ, "TMPDIR": short}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=places, start_new_session=True)
         try:
             yield process
         finally:
