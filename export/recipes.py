@@ -138,7 +138,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "int4-gptq": Recipe(
         "int4-gptq",
-        "int4 with errors made up for by GPTQ, on a text or the model's own samples: better, minutes instead of seconds",
+        "int4, each error made up for in the weights that follow (GPTQ): better, in minutes instead of seconds",
         bits=4,
         block=32,
         symmetric=False,
