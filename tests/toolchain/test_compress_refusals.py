@@ -89,6 +89,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights empty": (lambda d: cut_file(d, 0), "truncated or corrupt safetensors"),
     "weights cut in the header": (lambda d: cut_file(d, 200), "truncated or corrupt safetensors"),
     "weights cut in the data": (lambda d: cut_file(d, -1), "truncated or corrupt safetensors"),
+    "bytes after the weights": (
+        lambda d: (d / "model.safetensors").open("ab").write(b"xx"),
+        "truncated or corrupt safetensors",
+    ),
     "weights are text": (
         lambda d: (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"),
         "truncated or corrupt safetensors",
