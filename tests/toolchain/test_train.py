@@ -122,9 +122,12 @@ def test_resumed_equals_undisturbed(gpt2_checkpoint: Path, corpus_file: Path, tm
 
 def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainer writes its state last: a folder without it, or with half of it, is dropped."""
+    from safetensors.numpy import save_file
+
     for step, state in ((2, '{"a": 1}'), (10, '{"a"'), (12, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
+        save_file({"w": np.zeros(2)}, folder / "model.safetensors")
         if state:
             (folder / "trainer_state.json").write_text(state)
     with monkeypatch.context() as patch:  # a helping process removes nothing under the first one's feet
@@ -134,6 +137,30 @@ def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path, monkeypatch: pytest
     assert newest_snapshot(tmp_path) == str(tmp_path / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
     assert newest_snapshot(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(("file", "damaged"), [("optimizer.pt", (4,)), ("model.safetensors", (2, 4))])
+def test_a_damaged_snapshot_is_left_out(
+    student: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    damaged: tuple[int, ...],
+) -> None:
+    """Cut short on disk: a line says so, and the run goes on from the older one, or from the start."""
+    training = Training(corpus=str(corpus_file), **FEW)
+    whole = train(student, tmp_path, training)
+    for step in damaged:
+        snapshot = tmp_path / "snapshots" / f"checkpoint-{step}" / file
+        snapshot.write_bytes(snapshot.read_bytes()[:-9])
+    capsys.readouterr()
+    again = train(student, tmp_path, training)
+    said = capsys.readouterr().err
+    for step in damaged:
+        assert f"the snapshot at step {step} is damaged and is left out" in said
+    assert ("going on from the snapshot at step 2" in said) == (damaged == (4,))
+    assert again["steps"] == whole["steps"] == 4
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step(

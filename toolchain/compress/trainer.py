@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
+from export.checkpoint import read_header
 from toolchain.compress.objectives import OBJECTIVES, cross_entropy, next_token
 
 if TYPE_CHECKING:
@@ -182,17 +185,29 @@ class Blocks:
         return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
 
 
-def newest_snapshot(snapshots: Path) -> str | None:
-    """The newest snapshot that was written whole, as Trainer's last file shows; the first process removes torn ones."""
+def newest_snapshot(snapshots: Path, say: Callable[[str], object] = lambda line: None) -> str | None:
+    """The newest whole snapshot; `say` is told of the others, and the first process removes them."""
     newest = None
     for folder in sorted(snapshots.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
+        if _whole(folder):
             newest = str(folder)
-        except (OSError, ValueError):
+        else:
+            say(f"the snapshot at step {folder.name.split('-')[1]} is damaged and is left out")
             if first_process():
                 shutil.rmtree(folder)
     return newest
+
+
+def _whole(snapshot: Path) -> bool:
+    """Whether what Trainer wrote can be read: its last file (the state), weights, and torch's zip archives."""
+    try:
+        json.loads((snapshot / "trainer_state.json").read_text())
+        weights = list(snapshot.glob("*.safetensors"))
+        for file in weights:
+            read_header(file)
+    except (OSError, ValueError, UserError):
+        return False
+    return bool(weights) and all(map(zipfile.is_zipfile, [*snapshot.glob("*.pt"), *snapshot.glob("*.pth")]))
 
 
 def first_process() -> bool:
