@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devices.errors import UserError, unknown
-from devices.files import read_json, sha256, staged
+from devices.files import make_cache, read_json, sha256, staged
 from export.architecture import FAMILIES, describe
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -89,6 +89,7 @@ def from_gguf(file: Path, cache: Path, say: Callable[[str], object]) -> Path:
         return config.parent
     folder = home / file.stem  # a folder named like the model, so that records made from it are, too
     say(f"{file.name}: converting to a checkpoint folder in float32, once")
+    make_cache(home)
     with staged(folder) as staging, quiet():
         _convert(file, staging)
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devices.errors import UserError
-from devices.files import cache_folder
+from devices.files import cache_folder, make_cache
 from devices.text import load_tokenizer
 from toolchain.corpus import stdlib
 from toolchain.quiet import quiet_datasets
@@ -82,8 +82,9 @@ def _sha256(texts: Iterable[str]) -> str:
 
 def _documents(spec: str) -> "Dataset":
     """All documents of a file, a folder or a hub dataset, those without a word left out."""
-    from datasets import concatenate_datasets
+    from datasets import concatenate_datasets, config
 
+    make_cache(Path(config.HF_DATASETS_CACHE))
     with quiet_datasets():
         if spec.startswith("hub:"):
             parts = [_hub(*spec.split(":")[1:3])]
@@ -212,9 +213,9 @@ def _stdlib_file(part: str, side: int, cache: Path | None) -> Path:
     remembered = root / f"stdlib-{part}-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.name"
     if remembered.is_file() and (path := root / Path(remembered.read_text(encoding="utf-8")).name).is_file():
         return path
+    make_cache(root)
     text = "\n\n".join(stdlib.split()[side])
     path = root / f"stdlib-{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
-    root.mkdir(parents=True, exist_ok=True)
     _write(path, text)
     _write(remembered, path.name)
     return path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from devices.errors import UserError, unknown
 from devices.files import read_record, refuse_existing, sha256, staged, write_json
 from toolchain import __version__
+from toolchain.compress.faults import plain_faults
 from toolchain.glue.tasks import Task, load_task, sample
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ METHODS: "dict[str, Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.T
 }
 
 
+@plain_faults()
 def finetune(
     model: Path,
     task: Task,
