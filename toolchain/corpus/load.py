@@ -1,5 +1,6 @@
 """A corpus by name or path: documents, a train and a held-out part, and a hash that names the text."""
 
+import difflib
 import glob
 import hashlib
 import os
@@ -87,7 +88,7 @@ def _documents(spec: str) -> "Dataset":
     make_cache(Path(config.HF_DATASETS_CACHE))
     with quiet_datasets():
         if spec.startswith("hub:"):
-            parts = [_hub(*spec.split(":")[1:3])]
+            parts = [_hub(spec)]
         else:
             parts = [_file(path) for path in _files(Path(spec))]
         texts = concatenate_datasets(parts)
@@ -101,12 +102,17 @@ def _files(path: Path) -> list[Path]:
             raise UserError(f"corpus '{path}': no {', '.join(BUILDERS)} file in this folder; put text there")
         return files
     if not path.exists():
-        raise UserError(f"corpus '{path}': no such file or folder; name one, or stdlib, or hub:NAME")
+        hint = "did you mean stdlib?" if _near_stdlib(str(path)) else "name one, or stdlib, or hub:NAME"
+        raise UserError(f"corpus '{path}': no such file or folder; {hint}")
     if path.suffix not in BUILDERS:
         raise UserError(
             f"corpus '{path}': cannot read '{path.suffix}' files; use one of {', '.join(BUILDERS)}"
         )
     return [path]
+
+
+def _near_stdlib(spec: str) -> bool:
+    return bool(difflib.get_close_matches(spec.lower(), ["stdlib"], cutoff=0.7))
 
 
 def _file(path: Path) -> "Dataset":
@@ -123,18 +129,20 @@ def _file(path: Path) -> "Dataset":
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno:  # a full disk, say: not the text's fault
             raise cause from None
-        raise UserError(
-            f"corpus '{path}': cannot be read as {builder} in UTF-8 ({cause}); convert it"
-        ) from None
+        form = builder if builder == "parquet" else f"{builder} in UTF-8"
+        raise UserError(f"corpus '{path}': cannot be read as {form} ({cause}); convert it") from None
     return _texts(data, str(path))
 
 
-def _hub(name: str, config: str | None = None) -> "Dataset":
+def _hub(spec: str) -> "Dataset":
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    _, name, config = [*spec.split(":"), ""][:3]
+    if not name:
+        raise UserError(f"corpus '{spec}': names no data set; say hub:NAME or hub:NAME:CONFIG")
     try:
-        data = load_dataset(name, config, split="train")
+        data = load_dataset(name, config or None, split="train")
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         # Each release of datasets wraps network faults otherwise.
         raise UserError(
@@ -153,7 +161,8 @@ def _texts(data: "Dataset", spec: str) -> "Dataset":
         )
     kind = getattr(data.features["text"], "dtype", "no text")
     if kind not in STRINGS:
-        raise UserError(f"corpus '{spec}': its column 'text' holds {kind}, not strings; convert it")
+        # A line of JSON that is no object comes from datasets as a column 'text', too.
+        raise UserError(f"corpus '{spec}': holds {kind}, not strings in a column 'text'; convert it")
     data = data.select_columns("text")
     return data if kind == "string" else data.cast_column("text", Value("string"))
 
@@ -191,7 +200,8 @@ def heldout_file(spec: str, cache: Path | None = None) -> Path:
     if spec != "stdlib":
         path = Path(spec)
         if not path.is_file():
-            raise UserError(f"corpus '{spec}': no such text file; name one, or stdlib")
+            hint = "did you mean stdlib?" if _near_stdlib(spec) else "name one, or stdlib"
+            raise UserError(f"corpus '{spec}': no such text file; {hint}")
         return path
     return _stdlib_file("heldout", 1, cache)
 
