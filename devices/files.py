@@ -116,7 +116,9 @@ def refuse_unwritable(out: Path) -> None:
             f"{out}: {there} is a file, and --out names a folder of results; choose another --out"
         )
     try:
-        tempfile.TemporaryFile(dir=there).close()  # asked of the disk: permissions alone say too much of /proc
+        tempfile.TemporaryFile(
+            dir=there
+        ).close()  # asked of the disk: permissions alone say too much of /proc
     except OSError:
         raise UserError(f"{out}: {there} cannot be written; choose another --out") from None
 

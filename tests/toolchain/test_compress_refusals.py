@@ -38,6 +38,8 @@ import pytest
         (["--layers", "2", "--train", "distill", "--objective", "lm"], "unknown objective 'lm'"),
         (["--layers", "2", "--train", "pretrain", "--tokens", "0"], "0 is not in the range"),
         (["--layers", "2", "--train", "pretrain", "--lr", "-1"], "-1.0 is not in the range"),
+        (["--layers", "2", "--train", "pretrain", "--lr", "nan"], "--lr nan: must be a number above 0"),
+        (["--layers", "2", "--train", "pretrain", "--lr", "inf"], "--lr inf: must be a number above 0"),
         (["--layers", "2", "--train", "distill", "--alpha", "2"], "2.0 is not in the range"),
         (["--layers", "2", "--train", "distill", "--temperature", "0"], "0.0 is not in the range"),
         (["--layers", "2", "--train", "pretrain", "--tokens", "9", "--steps", "9"], "give one of the two"),

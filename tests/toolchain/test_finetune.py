@@ -235,6 +235,8 @@ def test_another_account_can_read_a_classifier(tuned):
     ("settings", "words"),
     [
         ({"method": "finetun"}, "unknown method 'finetun': did you mean finetune"),
+        ({"lr": float("nan")}, "--lr nan: must be a number above 0"),
+        ({"lr": float("inf")}, "--lr inf: must be a number above 0"),
         ({"max_tokens": 65}, "has 64 positions, 65 tokens do not fit"),
     ],
 )
@@ -332,6 +334,7 @@ def test_the_command(cli, small, task, tmp_path):
         (["--task", "docs-kind", "--epochs", "0"], "epochs"),
         (["--task", "docs-kind", "--rows", "-1"], "rows"),
         (["--task", "docs-kind", "--lr", "0"], "lr"),
+        (["--task", "docs-kind", "--lr", "-inf"], "lr"),
         (["--task", "docs-kind", "--data", "nowhere"], "nowhere: no such folder"),
         (["--task", ","], "names no task"),
     ],

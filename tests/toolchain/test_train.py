@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from devices.errors import UserError
 from toolchain.compress.objectives import forward_kl
 from toolchain.compress.train import perplexity, train
-from toolchain.compress.trainer import Training, fuse_gelu, language_loss, newest_snapshot
+from toolchain.compress.trainer import RANGES, Training, fuse_gelu, language_loss, newest_snapshot, refuse
 
 FEW: dict[str, Any] = {"steps": 4, "window": 16, "batch": 2, "heldout_blocks": 4, "snapshot_every": 2}
 
@@ -290,6 +290,48 @@ def test_pretrain_goes_on_from_torn_weights(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="runs as one process"):
         module.pretrain(shape, tmp_path / "other", asked)
+
+
+TINY = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 32, "vocab_size": 300}
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({}, "has no 'model_type'; add one of gpt2"),
+        ({"model_type": "gtp2"}, "unknown model_type 'gtp2': did you mean gpt2"),
+        ({"model_type": ["gpt2"]}, "unknown model_type"),
+        ({**TINY, "n_embd": 30, "n_head": 4}, "n_embd 30 is not a multiple of n_head 4"),
+        ({**TINY, "n_embd": "wide"}, "n_embd"),
+        ({**TINY, "vocab_size": 10}, "vocab_size 10 is less than the 257"),
+        ({**TINY, "n_layer": 0}, "n_layer must be a positive whole number"),
+        ({**TINY, "resid_pdrop": 7.0}, "builds no 'gpt2' model"),
+        ({**TINY, "activation_function": "step"}, "unknown activation 'step'"),
+    ],
+)
+def test_a_shape_that_cannot_be_built_names_its_key(
+    shape: dict[str, Any], says: str, tmp_path: Path, corpus_file: Path, main: Callable[..., Any]
+) -> None:
+    """Exit 2 with one line, before a text is read or anything is written."""
+    (tmp_path / "shape.json").write_text(json.dumps(shape))
+    done = main("pretrain", tmp_path / "shape.json", "--corpus", corpus_file, "--out", tmp_path / "out")
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert done.err.startswith("toolchain: shape: ") and says in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["shape.json"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+@pytest.mark.parametrize("name", RANGES)
+def test_a_setting_that_is_no_sensible_number_is_refused(name: str, value: float) -> None:
+    """nan passes every bound of the command line, and infinity those that are open; neither is trained with."""
+    refuse(Training())
+    with pytest.raises(UserError, match=rf"^--{name.replace('_', '-')} \S+: must be a (number|share)"):
+        refuse(Training(**{name: value}))
+
+
+def test_every_float_of_a_training_has_a_range() -> None:
+    """A setting that is added later is checked, too."""
+    assert {name for name, kind in Training.__annotations__.items() if "float" in str(kind)} == set(RANGES)
 
 
 def test_pretrain_from_a_shape(tmp_path: Path, corpus_file: Path, cli: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,23 @@ class Training:
     heldout_blocks: int = 64  # at most so many blocks for perplexity before and after
 
 
+# Of every float in Training: which finite ones make sense. The command line lets nan through: it is below nothing.
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: value > 0, "a number above 0"),
+    "warmup": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    "weight_decay": (lambda value: value >= 0, "a number from 0"),
+    "dropout": (lambda value: 0 <= value < 1, "a share from 0 to below 1"),
+    "temperature": (lambda value: value > 0, "a number above 0"),
+    "alpha": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+}
+
+
 def refuse(training: Training, positions: int | None = None) -> None:
-    """UserError for a budget said twice, or a window longer than the model's `positions` (where known)."""
+    """UserError for a budget said twice, a number out of its range, or a window longer than `positions`."""
+    for name, (fits, what) in RANGES.items():
+        value = getattr(training, name)
+        if value is not None and not (isfinite(value) and fits(value)):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {what}")
     if training.tokens is not None and training.steps is not None:
         raise UserError(
             f"--tokens {training.tokens}: --steps {training.steps} is a budget, too; give one of the two"

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 from inspect import signature
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,8 @@ def request(
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    if not (isfinite(settings["lr"]) and settings["lr"] > 0):
+        raise UserError(f"--lr {settings['lr']}: must be a number above 0")
     positions = check(open_checkpoint(model)).positions
     if max_tokens is not None and max_tokens > positions:
         raise UserError(
