@@ -127,6 +127,31 @@ def test_teachers(damage: str, gpt2_checkpoint: Path, tmp_path: Path, main: Call
     assert {path.name for path in tmp_path.iterdir()} <= {"teacher"}
 
 
+@pytest.mark.parametrize("content", ["{broken", "", "{}", "[]", None])
+@pytest.mark.parametrize("train", ["none", "pretrain"])
+def test_tokenizers(
+    content: str | None,
+    train: str,
+    gpt2_checkpoint: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    main: Callable[..., Any],
+) -> None:
+    """A damaged tokenizer.json is the teacher's, and named so; none at all is said, and only training needs it."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(gpt2_checkpoint, teacher)
+    file = teacher / "tokenizer.json"
+    file.unlink() if content is None else file.write_text(content)
+    words = ["compress", teacher, "--out", tmp_path / "s", "--layers", 2, "--train", train]
+    done = main(*words, *(["--corpus", corpus_file] if train == "pretrain" else []))
+    if content is None and train == "none":
+        assert done.code == 0 and f"{teacher}: has no tokenizer.json, so the student has none" in done.err
+        return
+    refused(done, f"{teacher}: has no tokenizer.json" if content is None else f"{file}: not a tokenizer")
+    assert done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
 @pytest.mark.parametrize("existing", ["folder", "file"])
 def test_out_exists(existing: str, gpt2_checkpoint: Path, tmp_path: Path, main: Callable[..., Any]) -> None:
     """What is there stays there without --force; a file is never replaced."""
