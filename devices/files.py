@@ -1,14 +1,17 @@
 """Files written whole or not at all: hashes, JSON, and folders staged beside their place."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from devices.errors import UserError
 
@@ -59,6 +62,21 @@ def cache_folder(*parts: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("toolchain", *parts)
 
 
+def make_cache(folder: Path) -> Path:
+    """`folder` of the cache, made where it is missing; UserError naming XDG_CACHE_HOME where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = os.strerror(error.errno or errno.ENOENT).lower()
+    else:
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        cause = os.strerror(errno.EACCES).lower()
+    raise UserError(
+        f"{folder}: the cache cannot be written there ({cause}); set XDG_CACHE_HOME to a folder that can be"
+    )
+
+
 def staging_path(out: Path) -> Path:
     """Where a command stages `out`: a hidden sibling, on the same file system, found again by a resume."""
     return out.with_name(f".{out.name}.staging")
@@ -97,8 +115,12 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(
             f"{out}: {there} is a file, and --out names a folder of results; choose another --out"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{out}: {there} cannot be written; choose another --out")
+    try:
+        tempfile.TemporaryFile(
+            dir=there
+        ).close()  # asked of the disk: permissions alone say too much of /proc
+    except OSError:
+        raise UserError(f"{out}: {there} cannot be written; choose another --out") from None
 
 
 @contextmanager
@@ -107,13 +129,13 @@ def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[
 
     With `resume`, the staging folder survives a failure or an interrupt (it holds snapshots), and what
     an earlier try left there is still there. One writer at a time: a second one gets a UserError.
+    What is published has the mode that the umask gives, whichever library wrote it.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 - not resolve: a link's target is not what is replaced
     refuse_existing(out, force)
-    out.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_path(out)
     lock_path = out.with_name(f".{out.name}.lock")
-    with lock_path.open("w") as lock:
+    with _parents(out), _opened(lock_path, out) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,9 +157,50 @@ def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[
             lock_path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _parents(out: Path) -> Iterator[None]:
+    """The folders above `out`, made where they are missing; those made here go again if nothing came of them."""
+    missing = [parent for parent in out.parents if not parent.exists()]
+    try:
+        _made(out.parent, out)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty, which is the rule, or never made
+            for parent in missing:
+                parent.rmdir()
+
+
+def _made(folder: Path, out: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, PermissionError):
+        raise _no_place(out) from None
+
+
+def _opened(lock: Path, out: Path) -> TextIO:
+    try:
+        return lock.open("w")
+    except (FileNotFoundError, PermissionError):
+        raise _no_place(out) from None
+
+
+def _no_place(out: Path) -> UserError:
+    """For a file system that answers "no such file" to whoever makes one: /proc, and others of the kernel's."""
+    return UserError(f"{out}: cannot be made, {out.parent} takes no new files; choose another --out")
+
+
+def _open_to_read(folder: Path) -> None:
+    """Give files the mode that the folder's own says: safetensors writes its files for the owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(file.stat().st_mode & 0o7777 | mode)
+
+
 def _publish(staging: Path, out: Path, force: bool) -> None:
     """Move `staging` to `out`; an old `out` steps aside first, comes back on a failure, and goes last."""
     refuse_existing(out, force)  # it may have appeared meanwhile
+    _open_to_read(staging)
     old = old_path(out)
     shutil.rmtree(old, ignore_errors=True)
     try:

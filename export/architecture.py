@@ -85,14 +85,16 @@ def describe(config: Mapping[str, Any]) -> Architecture:
     if name == "gpt2" or config.get("head_dim") is None:
         if hidden % heads:
             raise UserError(
-                f"config.json: hidden size {hidden} is not a multiple of {heads} heads; mend the config"
+                f"config.json: {keys['hidden']} {hidden} is not a multiple of {keys['heads']} {heads}; "
+                "mend the config"
             )
         head_dim = hidden // heads
     else:
         head_dim = _count(config, "head_dim")
     if heads % kv_heads:
         raise UserError(
-            f"config.json: {heads} heads are not a multiple of {kv_heads} key-value heads; mend the config"
+            f"config.json: {keys['heads']} {heads} is not a multiple of num_key_value_heads {kv_heads}; "
+            "mend the config"
         )
     return Architecture(
         model_type=name,

@@ -137,7 +137,7 @@ def _indexed(path: Path) -> dict[Path, list[str]]:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file, each range checked against the file's length."""
+    """The tensors of one safetensors file, whose ranges must cover its data without gap, overlap or rest."""
     total = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -151,7 +151,15 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if not isinstance(header, dict):
         raise _damaged(file, "its header is not a JSON object")
     header.pop("__metadata__", None)
-    return {name: _entry(file, name, entry, 8 + length, total) for name, entry in header.items()}
+    tensors = {name: _entry(file, name, entry, 8 + length, total) for name, entry in header.items()}
+    end = 8 + length
+    for info in sorted(tensors.values(), key=lambda info: (info.start, info.size)):
+        if info.start != end:
+            raise _damaged(file, f"its header leaves a gap or an overlap at byte {min(info.start, end)}")
+        end += info.size
+    if end != total:
+        raise _damaged(file, f"{total - end} bytes follow its last tensor")
+    return tensors
 
 
 def _entry(file: Path, name: str, entry: Any, base: int, total: int) -> TensorInfo:

@@ -22,13 +22,32 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """While it lasts datasets draws no bars of its own."""
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+    """While it lasts datasets draws no bars of its own, and neither it nor the hub's client says why it failed.
 
-    bars = is_progress_bar_enabled()
-    disable_progress_bar()
+    Both say in lines (retries, a file that is no JSON) what the exception they end in says again.
+    """
+    from datasets.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with quiet_hub():
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """While it lasts the hub's client does not count its retries aloud."""
+    from huggingface_hub.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        if bars:
-            enable_progress_bar()
+        logging.set_verbosity(level)

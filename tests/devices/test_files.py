@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from devices.errors import UserError
-from devices.files import old_path, refuse_existing, refuse_unwritable, staged, staging_path
+from devices.files import (
+    cache_folder,
+    make_cache,
+    old_path,
+    refuse_existing,
+    refuse_unwritable,
+    staged,
+    staging_path,
+)
 
 
 def make(out: Path, text: str = "new", force: bool = False) -> None:
@@ -69,6 +77,51 @@ def test_a_file_on_the_way_is_named(tmp_path: Path) -> None:
         refuse_existing(tmp_path / "file" / "out", True)
     with pytest.raises(UserError, match="file is a file"):
         refuse_unwritable(tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="no /proc here")
+@pytest.mark.parametrize("out", [Path("/proc/out"), Path("/proc/nowhere/out")])
+def test_a_place_that_takes_no_files_is_named(out: Path) -> None:
+    """/proc answers "no such file" to whoever makes one, root included: still one line."""
+    with pytest.raises(UserError, match=r"cannot be made.*choose another --out"):
+        make(out)
+    with pytest.raises(UserError, match=r"/proc cannot be written; choose another --out"):
+        refuse_unwritable(out)
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "file/cache"])
+def test_a_cache_that_cannot_be_made_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Whoever set XDG_CACHE_HOME to such a place reads its name."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    with pytest.raises(UserError, match=r"set XDG_CACHE_HOME to a folder"):
+        make_cache(cache_folder("corpus"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fine"))
+    assert make_cache(cache_folder("corpus")).is_dir()
+
+
+def test_a_failure_leaves_no_folder_above(tmp_path: Path) -> None:
+    """Folders made on the way to `out` go again with a failure or Ctrl-C; one that was there stays."""
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "mine" / "a" / "b" / "out"):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
+    """What a library wrote for the owner alone (safetensors does) is published as any other file."""
+    umask = os.umask(0o027)
+    try:
+        with staged(tmp_path / "out") as staging:
+            (staging / "below").mkdir()
+            for file in (staging / "glue.json", staging / "below" / "weights"):
+                file.touch(0o600)
+    finally:
+        os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")}
+    assert modes == {"glue.json": 0o640, "below": 0o750, "weights": 0o640}
 
 
 def test_what_appeared_meanwhile_stays(tmp_path: Path) -> None:

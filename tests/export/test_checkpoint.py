@@ -114,6 +114,16 @@ BAD = {
         "truncated",
     ),
     "data cut": (lambda p: raw(p, _entry(), b"1234567"), "ends before"),
+    "data too long": (lambda p: raw(p, _entry(), b"12345678xx"), "corrupt safetensors .2 bytes follow"),
+    "bytes without a tensor": (lambda p: raw(p, {}, b"12"), "2 bytes follow"),
+    "a gap before the data": (
+        lambda p: raw(p, _entry(data_offsets=[4, 12]), b"123412345678"),
+        "a gap or an overlap",
+    ),
+    "two tensors in one place": (
+        lambda p: raw(p, _entry() | {"b": _entry()["a"]}, b"12345678"),
+        "a gap or an overlap",
+    ),
     "header garbage": (lambda p: raw(p, b"{nonsense"), "not valid JSON"),
     "header not UTF-8": (lambda p: raw(p, b"\xff\xfe\xfd"), "not valid JSON"),
     "header a list": (lambda p: raw(p, []), "not a JSON object"),

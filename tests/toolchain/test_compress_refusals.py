@@ -38,6 +38,8 @@ import pytest
         (["--layers", "2", "--train", "distill", "--objective", "lm"], "unknown objective 'lm'"),
         (["--layers", "2", "--train", "pretrain", "--tokens", "0"], "0 is not in the range"),
         (["--layers", "2", "--train", "pretrain", "--lr", "-1"], "-1.0 is not in the range"),
+        (["--layers", "2", "--train", "pretrain", "--lr", "nan"], "--lr nan: must be a number above 0"),
+        (["--layers", "2", "--train", "pretrain", "--lr", "inf"], "--lr inf: must be a number above 0"),
         (["--layers", "2", "--train", "distill", "--alpha", "2"], "2.0 is not in the range"),
         (["--layers", "2", "--train", "distill", "--temperature", "0"], "0.0 is not in the range"),
         (["--layers", "2", "--train", "pretrain", "--tokens", "9", "--steps", "9"], "give one of the two"),
@@ -89,6 +91,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights empty": (lambda d: cut_file(d, 0), "truncated or corrupt safetensors"),
     "weights cut in the header": (lambda d: cut_file(d, 200), "truncated or corrupt safetensors"),
     "weights cut in the data": (lambda d: cut_file(d, -1), "truncated or corrupt safetensors"),
+    "bytes after the weights": (
+        lambda d: (d / "model.safetensors").open("ab").write(b"xx"),
+        "truncated or corrupt safetensors",
+    ),
     "weights are text": (
         lambda d: (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"),
         "truncated or corrupt safetensors",
@@ -119,6 +125,31 @@ def test_teachers(damage: str, gpt2_checkpoint: Path, tmp_path: Path, main: Call
     spoil(tmp_path / "teacher")
     refused(main("compress", tmp_path / "teacher", "--out", tmp_path / "s", "--layers", 2), says)
     assert {path.name for path in tmp_path.iterdir()} <= {"teacher"}
+
+
+@pytest.mark.parametrize("content", ["{broken", "", "{}", "[]", None])
+@pytest.mark.parametrize("train", ["none", "pretrain"])
+def test_tokenizers(
+    content: str | None,
+    train: str,
+    gpt2_checkpoint: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    main: Callable[..., Any],
+) -> None:
+    """A damaged tokenizer.json is the teacher's, and named so; none at all is said, and only training needs it."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(gpt2_checkpoint, teacher)
+    file = teacher / "tokenizer.json"
+    file.unlink() if content is None else file.write_text(content)
+    words = ["compress", teacher, "--out", tmp_path / "s", "--layers", 2, "--train", train]
+    done = main(*words, *(["--corpus", corpus_file] if train == "pretrain" else []))
+    if content is None and train == "none":
+        assert done.code == 0 and f"{teacher}: has no tokenizer.json, so the student has none" in done.err
+        return
+    refused(done, f"{teacher}: has no tokenizer.json" if content is None else f"{file}: not a tokenizer")
+    assert done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 @pytest.mark.parametrize("existing", ["folder", "file"])

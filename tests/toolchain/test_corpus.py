@@ -104,22 +104,35 @@ BAD = {
     "other.jsonl": (b'{"body": "a"}\n', "no column 'text'"),
     "numbers.jsonl": (b'{"text": 1}\n', "holds int64, not strings"),
     "lists.jsonl": (b'{"text": ["a"]}\n', "not strings"),
-    "fake.parquet": (b"not parquet at all", "cannot be read as parquet"),
+    "array.jsonl": (b"[1,2]\n", "holds int64, not strings in a column 'text'"),
+    "fake.parquet": (b"not parquet at all", "cannot be read as parquet .(?!.*UTF-8)"),
+    "stdlb": (None, "did you mean stdlib"),
+    "Stdlib": (None, "did you mean stdlib"),
     "picture.png": (b"\x89PNG", "cannot read '.png' files"),
     "one.txt": (b"A single paragraph leaves nothing to hold out or nothing to train on.", "holds no"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_corpus_is_one_line(name: str, tmp_path: Path) -> None:
-    """What cannot be used is refused by name, with the cause, in one line."""
+def test_a_bad_corpus_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be used is refused by name, with the cause, in one line; no library adds its own."""
+    monkeypatch.chdir(tmp_path)
     content, cause = BAD[name]
-    path = tmp_path / name
     if content is not None:
-        path.write_bytes(content)
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=cause) as error:
-        load(str(path))
+        load(name)
     assert name in str(error.value)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("spec", ["hub:", "hub::config"])
+def test_a_hub_corpus_without_a_name_is_one_line(spec: str) -> None:
+    """What was forgotten is said."""
+    with pytest.raises(UserError, match="names no data set; say hub:NAME"):
+        load(spec)
 
 
 @pytest.mark.parametrize("name", ["a[1].txt", "b*.txt", "c?.txt"])
@@ -160,6 +173,26 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"hub:nobody/nothing.*cannot be fetched"):
         load("hub:nobody/nothing")
+
+
+def test_an_unreachable_hub_counts_no_retries_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the hub's client and datasets log on the way to the error stays unsaid, and is said again later."""
+    from datasets.utils.logging import get_logger
+    from huggingface_hub.utils import logging
+
+    def unreachable(*_: object, **__: object) -> None:
+        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        get_logger("datasets.load").error("no connection")
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(UserError, match=r"hub:a/b.*cannot be fetched"):
+        load("hub:a/b")
+    assert not caplog.records
+    logging.get_logger("huggingface_hub.utils._http").warning("said")
+    assert caplog.messages == ["said"]
 
 
 def test_shorter_than_a_block_is_refused(gpt2_checkpoint: Path, corpus_file: Path) -> None:

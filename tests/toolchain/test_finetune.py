@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import os
 import random
 
 import numpy as np
@@ -208,10 +210,33 @@ def test_an_interrupt_leaves_nothing(small, task, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", ["Error while serializing: I/O error: No space left on device", None])
+def test_a_full_disk_is_one_line(small, task, tmp_path, main, monkeypatch, words):
+    """In safetensors' own words or the system's: exit 2, what to do, and no folder left."""
+    from safetensors import SafetensorError
+
+    def full(*_):
+        raise SafetensorError(words) if words else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("toolchain.glue.finetune._trainer", full)
+    done = main("glue", small["gpt2"], "--task", task.path, "--out", tmp_path / "out")
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "no space left on device; free some disk" in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_account_can_read_a_classifier(tuned):
+    """The weights have the mode that the umask gives, as every other file."""
+    folder = tuned[0]
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "glue.json").stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"method": "finetun"}, "unknown method 'finetun': did you mean finetune"),
+        ({"lr": float("nan")}, "--lr nan: must be a number above 0"),
+        ({"lr": float("inf")}, "--lr inf: must be a number above 0"),
         ({"max_tokens": 65}, "has 64 positions, 65 tokens do not fit"),
     ],
 )
@@ -309,6 +334,7 @@ def test_the_command(cli, small, task, tmp_path):
         (["--task", "docs-kind", "--epochs", "0"], "epochs"),
         (["--task", "docs-kind", "--rows", "-1"], "rows"),
         (["--task", "docs-kind", "--lr", "0"], "lr"),
+        (["--task", "docs-kind", "--lr", "-inf"], "lr"),
         (["--task", "docs-kind", "--data", "nowhere"], "nowhere: no such folder"),
         (["--task", ","], "names no task"),
     ],

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from devices.errors import UserError
 from toolchain.compress.objectives import forward_kl
 from toolchain.compress.train import perplexity, train
-from toolchain.compress.trainer import Training, fuse_gelu, language_loss, newest_snapshot
+from toolchain.compress.trainer import RANGES, Training, fuse_gelu, language_loss, newest_snapshot, refuse
 
 FEW: dict[str, Any] = {"steps": 4, "window": 16, "batch": 2, "heldout_blocks": 4, "snapshot_every": 2}
 
@@ -122,9 +122,12 @@ def test_resumed_equals_undisturbed(gpt2_checkpoint: Path, corpus_file: Path, tm
 
 def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainer writes its state last: a folder without it, or with half of it, is dropped."""
+    from safetensors.numpy import save_file
+
     for step, state in ((2, '{"a": 1}'), (10, '{"a"'), (12, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
+        save_file({"w": np.zeros(2)}, folder / "model.safetensors")
         if state:
             (folder / "trainer_state.json").write_text(state)
     with monkeypatch.context() as patch:  # a helping process removes nothing under the first one's feet
@@ -134,6 +137,30 @@ def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path, monkeypatch: pytest
     assert newest_snapshot(tmp_path) == str(tmp_path / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
     assert newest_snapshot(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize(("file", "damaged"), [("optimizer.pt", (4,)), ("model.safetensors", (2, 4))])
+def test_a_damaged_snapshot_is_left_out(
+    student: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    damaged: tuple[int, ...],
+) -> None:
+    """Cut short on disk: a line says so, and the run goes on from the older one, or from the start."""
+    training = Training(corpus=str(corpus_file), **FEW)
+    whole = train(student, tmp_path, training)
+    for step in damaged:
+        snapshot = tmp_path / "snapshots" / f"checkpoint-{step}" / file
+        snapshot.write_bytes(snapshot.read_bytes()[:-9])
+    capsys.readouterr()
+    again = train(student, tmp_path, training)
+    said = capsys.readouterr().err
+    for step in damaged:
+        assert f"the snapshot at step {step} is damaged and is left out" in said
+    assert ("going on from the snapshot at step 2" in said) == (damaged == (4,))
+    assert again["steps"] == whole["steps"] == 4
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step(
@@ -263,6 +290,48 @@ def test_pretrain_goes_on_from_torn_weights(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="runs as one process"):
         module.pretrain(shape, tmp_path / "other", asked)
+
+
+TINY = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 32, "vocab_size": 300}
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({}, "has no 'model_type'; add one of gpt2"),
+        ({"model_type": "gtp2"}, "unknown model_type 'gtp2': did you mean gpt2"),
+        ({"model_type": ["gpt2"]}, "unknown model_type"),
+        ({**TINY, "n_embd": 30, "n_head": 4}, "n_embd 30 is not a multiple of n_head 4"),
+        ({**TINY, "n_embd": "wide"}, "n_embd"),
+        ({**TINY, "vocab_size": 10}, "vocab_size 10 is less than the 257"),
+        ({**TINY, "n_layer": 0}, "n_layer must be a positive whole number"),
+        ({**TINY, "resid_pdrop": 7.0}, "builds no 'gpt2' model"),
+        ({**TINY, "activation_function": "step"}, "unknown activation 'step'"),
+    ],
+)
+def test_a_shape_that_cannot_be_built_names_its_key(
+    shape: dict[str, Any], says: str, tmp_path: Path, corpus_file: Path, main: Callable[..., Any]
+) -> None:
+    """Exit 2 with one line, before a text is read or anything is written."""
+    (tmp_path / "shape.json").write_text(json.dumps(shape))
+    done = main("pretrain", tmp_path / "shape.json", "--corpus", corpus_file, "--out", tmp_path / "out")
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert done.err.startswith("toolchain: shape: ") and says in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["shape.json"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+@pytest.mark.parametrize("name", RANGES)
+def test_a_setting_that_is_no_sensible_number_is_refused(name: str, value: float) -> None:
+    """nan passes every bound of the command line, and infinity those that are open; neither is trained with."""
+    refuse(Training())
+    with pytest.raises(UserError, match=rf"^--{name.replace('_', '-')} \S+: must be a (number|share)"):
+        refuse(Training(**{name: value}))
+
+
+def test_every_float_of_a_training_has_a_range() -> None:
+    """A setting that is added later is checked, too."""
+    assert {name for name, kind in Training.__annotations__.items() if "float" in str(kind)} == set(RANGES)
 
 
 def test_pretrain_from_a_shape(tmp_path: Path, corpus_file: Path, cli: Callable[..., Any]) -> None:

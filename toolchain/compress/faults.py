@@ -21,7 +21,7 @@ def plain_faults() -> Iterator[None]:
         raise
     except Exception as error:
         said = str(error).lower()
-        if isinstance(error, OSError) or not said:
+        if (isinstance(error, OSError) and error.errno) or not said:
             raise
         if any(words in said for words in DISK):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devices.errors import UserError
+from devices.errors import UserError, unknown
 from devices.files import read_json, refuse_existing, write_json
+from export.architecture import FAMILIES, describe
 from toolchain import __version__
 from toolchain.compress.faults import plain_faults
 from toolchain.compress.train import train
@@ -19,6 +20,8 @@ from toolchain.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+SMALLEST_VOCAB = 257
 
 
 @plain_faults()
@@ -70,16 +73,33 @@ def pretrain(
 
 
 def _built(config: dict[str, Any]) -> "PretrainedConfig":
-    """transformers' configuration of the shape `config`; UserError where it builds none."""
-    from transformers import AutoConfig
+    """transformers' configuration of the shape `config`; UserError where it builds none that can be trained."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = dict(config)
     kind = fields.pop("model_type", None)
+    if kind is None:
+        raise UserError(f"shape: has no 'model_type'; add one of {', '.join(FAMILIES)}")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise UserError(f"shape: {unknown('model_type', str(kind), FAMILIES)}")
     try:
         with quiet():
-            return AutoConfig.for_model(kind, **fields)
-    except (ValueError, TypeError) as error:
+            made = AutoConfig.for_model(kind, **fields)
+        arch = describe(made.to_dict())
+        with quiet(), torch.device("meta"):
+            AutoModelForCausalLM.from_config(made)
+    except UserError as error:
+        raise UserError(f"shape: {str(error).removeprefix('config.json: ')}") from None
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"shape: transformers builds no '{kind}' model from it ({error})") from None
+    if arch.vocab < SMALLEST_VOCAB:
+        raise UserError(
+            f"shape: vocab_size {arch.vocab} is less than the {SMALLEST_VOCAB} that a byte-level tokenizer "
+            "needs (256 bytes and the end of text); raise it"
+        )
+    return made
 
 
 def _initialise(made: "PretrainedConfig", corpus: Corpus, model_dir: Path, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
 from devices.files import cache_folder, refuse_existing, staging_path, write_json
+from devices.text import load_tokenizer
 from export.architecture import Architecture, parameters
 from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
@@ -61,6 +62,7 @@ def compress(
     folder = resolve(teacher, cache_folder(), say)
     _refuse_overlap(out, folder)
     _, arch = open_teacher(folder)
+    _check_tokenizer(folder, train, say)
     kept = _kept(arch.layers, layers, keep, select, seed)
     corpus = _corpus(training, arch.positions)
     request: dict[str, Any] = {
@@ -133,6 +135,14 @@ def _refuse_overlap(out: Path, teacher: Path) -> None:
     one, other = out.resolve(), teacher.resolve()
     if one == other or other in one.parents or one in other.parents:
         raise UserError(f"{out}: overlaps the teacher's folder {teacher}; choose an --out beside it")
+
+
+def _check_tokenizer(teacher: Path, train: str, say: Callable[[str], object]) -> None:
+    """UserError for a damaged tokenizer.json, or none to train with; a line where a plain cut goes without."""
+    if train != "none" or (teacher / "tokenizer.json").is_file():
+        load_tokenizer(teacher)
+    else:
+        say(f"{teacher}: has no tokenizer.json, so the student has none; glue and evaluate will need one")
 
 
 def _kept(total: int, layers: int | None, keep: str | None, select: str | None, seed: int) -> list[int]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devices.errors import UserError, unknown
-from devices.files import read_json, sha256, staged
+from devices.files import make_cache, read_json, sha256, staged
 from export.architecture import FAMILIES, describe
+from toolchain.quiet import quiet, quiet_hub
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # What is fetched from the hub: never pickles, never code, never the weights of another format.
@@ -62,9 +63,10 @@ def from_hub(name: str, say: Callable[[str], object]) -> Path:
 
     say(f"{name}: no folder or file of that name here, so from the hub or its cache")
     try:
-        config = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
-        describe(read_json(config, "the teacher's configuration"))
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
+        with quiet_hub():
+            config = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
+            describe(read_json(config, "the teacher's configuration"))
+            return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
     except GatedRepoError:
         raise UserError(
             f"{name}: is gated; accept its terms on the hub and log in with `hf auth login`"
@@ -79,8 +81,6 @@ def from_hub(name: str, say: Callable[[str], object]) -> Path:
 
 def from_gguf(file: Path, cache: Path, say: Callable[[str], object]) -> Path:
     """`file` as a checkpoint folder in float32, converted by transformers once and then found by its hash."""
-    from toolchain.quiet import quiet
-
     name = gguf_architecture(file)
     if name not in FAMILIES:
         raise unknown("architecture", name, FAMILIES)
@@ -89,6 +89,7 @@ def from_gguf(file: Path, cache: Path, say: Callable[[str], object]) -> Path:
         return config.parent
     folder = home / file.stem  # a folder named like the model, so that records made from it are, too
     say(f"{file.name}: converting to a checkpoint folder in float32, once")
+    make_cache(home)
     with staged(folder) as staging, quiet():
         _convert(file, staging)
     return folder

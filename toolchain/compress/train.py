@@ -78,7 +78,7 @@ def train(
     _say(f"held-out perplexity before training: {before:.1f}")
     try:
         with quiet():
-            trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots"))
+            trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots", _say))
     finally:
         bar.close()
     seconds = clock.seconds()

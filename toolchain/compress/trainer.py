@@ -3,11 +3,15 @@
 import json
 import os
 import shutil
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
+from export.checkpoint import read_header
 from toolchain.compress.objectives import OBJECTIVES, cross_entropy, next_token
 
 if TYPE_CHECKING:
@@ -40,8 +44,23 @@ class Training:
     heldout_blocks: int = 64  # at most so many blocks for perplexity before and after
 
 
+# Of every float in Training: which finite ones make sense. The command line lets nan through: it is below nothing.
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "lr": (lambda value: value > 0, "a number above 0"),
+    "warmup": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    "weight_decay": (lambda value: value >= 0, "a number from 0"),
+    "dropout": (lambda value: 0 <= value < 1, "a share from 0 to below 1"),
+    "temperature": (lambda value: value > 0, "a number above 0"),
+    "alpha": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+}
+
+
 def refuse(training: Training, positions: int | None = None) -> None:
-    """UserError for a budget said twice, or a window longer than the model's `positions` (where known)."""
+    """UserError for a budget said twice, a number out of its range, or a window longer than `positions`."""
+    for name, (fits, what) in RANGES.items():
+        value = getattr(training, name)
+        if value is not None and not (isfinite(value) and fits(value)):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {what}")
     if training.tokens is not None and training.steps is not None:
         raise UserError(
             f"--tokens {training.tokens}: --steps {training.steps} is a budget, too; give one of the two"
@@ -182,17 +201,29 @@ class Blocks:
         return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
 
 
-def newest_snapshot(snapshots: Path) -> str | None:
-    """The newest snapshot that was written whole, as Trainer's last file shows; the first process removes torn ones."""
+def newest_snapshot(snapshots: Path, say: Callable[[str], object] = lambda line: None) -> str | None:
+    """The newest whole snapshot; `say` is told of the others, and the first process removes them."""
     newest = None
     for folder in sorted(snapshots.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
+        if _whole(folder):
             newest = str(folder)
-        except (OSError, ValueError):
+        else:
+            say(f"the snapshot at step {folder.name.split('-')[1]} is damaged and is left out")
             if first_process():
                 shutil.rmtree(folder)
     return newest
+
+
+def _whole(snapshot: Path) -> bool:
+    """Whether what Trainer wrote can be read: its last file (the state), weights, and torch's zip archives."""
+    try:
+        json.loads((snapshot / "trainer_state.json").read_text())
+        weights = list(snapshot.glob("*.safetensors"))
+        for file in weights:
+            read_header(file)
+    except (OSError, ValueError, UserError):
+        return False
+    return bool(weights) and all(map(zipfile.is_zipfile, [*snapshot.glob("*.pt"), *snapshot.glob("*.pth")]))
 
 
 def first_process() -> bool:

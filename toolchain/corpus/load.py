@@ -1,5 +1,6 @@
 """A corpus by name or path: documents, a train and a held-out part, and a hash that names the text."""
 
+import difflib
 import glob
 import hashlib
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devices.errors import UserError
-from devices.files import cache_folder
+from devices.files import cache_folder, make_cache
 from devices.text import load_tokenizer
 from toolchain.corpus import stdlib
 from toolchain.quiet import quiet_datasets
@@ -82,11 +83,12 @@ def _sha256(texts: Iterable[str]) -> str:
 
 def _documents(spec: str) -> "Dataset":
     """All documents of a file, a folder or a hub dataset, those without a word left out."""
-    from datasets import concatenate_datasets
+    from datasets import concatenate_datasets, config
 
+    make_cache(Path(config.HF_DATASETS_CACHE))
     with quiet_datasets():
         if spec.startswith("hub:"):
-            parts = [_hub(*spec.split(":")[1:3])]
+            parts = [_hub(spec)]
         else:
             parts = [_file(path) for path in _files(Path(spec))]
         texts = concatenate_datasets(parts)
@@ -100,12 +102,17 @@ def _files(path: Path) -> list[Path]:
             raise UserError(f"corpus '{path}': no {', '.join(BUILDERS)} file in this folder; put text there")
         return files
     if not path.exists():
-        raise UserError(f"corpus '{path}': no such file or folder; name one, or stdlib, or hub:NAME")
+        hint = "did you mean stdlib?" if _near_stdlib(str(path)) else "name one, or stdlib, or hub:NAME"
+        raise UserError(f"corpus '{path}': no such file or folder; {hint}")
     if path.suffix not in BUILDERS:
         raise UserError(
             f"corpus '{path}': cannot read '{path.suffix}' files; use one of {', '.join(BUILDERS)}"
         )
     return [path]
+
+
+def _near_stdlib(spec: str) -> bool:
+    return bool(difflib.get_close_matches(spec.lower(), ["stdlib"], cutoff=0.7))
 
 
 def _file(path: Path) -> "Dataset":
@@ -122,18 +129,20 @@ def _file(path: Path) -> "Dataset":
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno:  # a full disk, say: not the text's fault
             raise cause from None
-        raise UserError(
-            f"corpus '{path}': cannot be read as {builder} in UTF-8 ({cause}); convert it"
-        ) from None
+        form = builder if builder == "parquet" else f"{builder} in UTF-8"
+        raise UserError(f"corpus '{path}': cannot be read as {form} ({cause}); convert it") from None
     return _texts(data, str(path))
 
 
-def _hub(name: str, config: str | None = None) -> "Dataset":
+def _hub(spec: str) -> "Dataset":
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    _, name, config = [*spec.split(":"), ""][:3]
+    if not name:
+        raise UserError(f"corpus '{spec}': names no data set; say hub:NAME or hub:NAME:CONFIG")
     try:
-        data = load_dataset(name, config, split="train")
+        data = load_dataset(name, config or None, split="train")
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         # Each release of datasets wraps network faults otherwise.
         raise UserError(
@@ -152,7 +161,8 @@ def _texts(data: "Dataset", spec: str) -> "Dataset":
         )
     kind = getattr(data.features["text"], "dtype", "no text")
     if kind not in STRINGS:
-        raise UserError(f"corpus '{spec}': its column 'text' holds {kind}, not strings; convert it")
+        # A line of JSON that is no object comes from datasets as a column 'text', too.
+        raise UserError(f"corpus '{spec}': holds {kind}, not strings in a column 'text'; convert it")
     data = data.select_columns("text")
     return data if kind == "string" else data.cast_column("text", Value("string"))
 
@@ -190,7 +200,8 @@ def heldout_file(spec: str, cache: Path | None = None) -> Path:
     if spec != "stdlib":
         path = Path(spec)
         if not path.is_file():
-            raise UserError(f"corpus '{spec}': no such text file; name one, or stdlib")
+            hint = "did you mean stdlib?" if _near_stdlib(spec) else "name one, or stdlib"
+            raise UserError(f"corpus '{spec}': no such text file; {hint}")
         return path
     return _stdlib_file("heldout", 1, cache)
 
@@ -212,9 +223,9 @@ def _stdlib_file(part: str, side: int, cache: Path | None) -> Path:
     remembered = root / f"stdlib-{part}-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.name"
     if remembered.is_file() and (path := root / Path(remembered.read_text(encoding="utf-8")).name).is_file():
         return path
+    make_cache(root)
     text = "\n\n".join(stdlib.split()[side])
     path = root / f"stdlib-{part}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
-    root.mkdir(parents=True, exist_ok=True)
     _write(path, text)
     _write(remembered, path.name)
     return path

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from devices.errors import UserError
-from devices.files import cache_folder, staged
+from devices.files import cache_folder, make_cache, staged
 from toolchain import __version__
 
 TRAIN_ROWS, DEV_ROWS = 2000, 1000  # at most; the standard library holds fewer dev rows of docs-kind
@@ -67,6 +67,7 @@ def made() -> Path:
     key = f"{sys.version} {sysconfig.get_paths()['stdlib']} {__version__} {TRAIN_ROWS} {DEV_ROWS}"
     out = cache_folder("tasks") / f"docs-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not out.exists():
+        make_cache(out.parent)
         make_tasks(out)
     return out
 

@@ -4,12 +4,14 @@ import shutil
 import time
 from collections.abc import Callable
 from inspect import signature
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
 from devices.files import read_record, refuse_existing, sha256, staged, write_json
 from toolchain import __version__
+from toolchain.compress.faults import plain_faults
 from toolchain.glue.tasks import Task, load_task, sample
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ METHODS: "dict[str, Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.T
 }
 
 
+@plain_faults()
 def finetune(
     model: Path,
     task: Task,
@@ -93,6 +96,8 @@ def request(
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    if not (isfinite(settings["lr"]) and settings["lr"] > 0):
+        raise UserError(f"--lr {settings['lr']}: must be a number above 0")
     positions = check(open_checkpoint(model)).positions
     if max_tokens is not None and max_tokens > positions:
         raise UserError(
