@@ -25,6 +25,7 @@ from toolchain.plans import Plan, Student
 if TYPE_CHECKING:
     from export.gates import Gates
     from toolchain.compress.trainer import Training
+    from toolchain.glue.tasks import Task
 
 Say = Callable[[str], None]
 
@@ -248,7 +249,6 @@ def _classifiers(
     from export.checkpoint import identity
     from toolchain.corpus import load
     from toolchain.glue.docs_tasks import make_tasks
-    from toolchain.glue.finetune import finetune
     from toolchain.glue.tasks import load_task
 
     made_from = [load("stdlib").sha256, plan.rows, plan.seed]
@@ -274,8 +274,8 @@ def _classifiers(
                 f"classifiers/{model}-{name}",
                 f"{name}: {model} fine-tuned on {plan.rows:,} rows",
                 [keys[model], settings, made_from],
-                lambda out, model=model, task=task, settings=settings: finetune(  # type: ignore[misc]
-                    models[model], task, out, force=True, say=walk.say, **settings
+                lambda out, model=model, task=task, settings=settings: _finetune(  # type: ignore[misc]
+                    models[model], task, data, out, settings, walk.say
                 ),
             )
             made = _artifact(
@@ -289,6 +289,22 @@ def _classifiers(
             )
             found.setdefault(name, []).append(made)
     return found
+
+
+def _finetune(
+    model: Path, task: "Task", data: Path, out: Path, settings: dict[str, Any], say: Say
+) -> dict[str, Any]:
+    """The classifier in `out`, and beside it what a user would type: `glue` names its folder by the task."""
+    from toolchain.glue.finetune import finetune
+    from toolchain.made_by import record_command
+
+    finetune(model, task, out, force=True, say=say, **settings)
+    folder = out.with_name(out.name.removesuffix(f"-{task.name}"))
+    options = [x for name, value in settings.items() for x in (f"--{name}", str(value))]
+    where = ["--data", str(data), *options, "--out", str(folder)]
+    return record_command(
+        out, shlex.join(["toolchain", "glue", str(model), "--task", task.name, *where])
+    )
 
 
 def _judge(checkpoint: Path, task: str, data: Path) -> dict[str, Any]:

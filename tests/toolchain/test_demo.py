@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,49 @@ def test_the_teacher_s_card_says_how_it_was_made() -> None:
     assert f"{record['training']['tokens']:,}" in card
     assert f"{record['training']['perplexity']['after']:.2f}" in card
     assert sum(path.stat().st_size for path in teacher.iterdir()) < 16 * 2**20
+
+
+TASK = """\
+name = "tone"
+metric = "accuracy"
+problem = "classification"
+labels = ["no", "yes"]
+[columns]
+text_a = "text"
+label = "label"
+"""
+
+
+def test_a_classifier_s_command_makes_that_classifier(
+    tmp_path: Path, main: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command beside the demo's classifier, given again, fine-tunes the same model in the same way."""
+    from toolchain.demo import _finetune
+    from toolchain.glue import finetune
+    from toolchain.glue.tasks import load_task
+
+    (tmp_path / "tone").mkdir()
+    (tmp_path / "tone" / "task.toml").write_text(TASK)
+    asked: list[Any] = []
+
+    def tune(model: Path, task: Any, out: Path, **settings: Any) -> dict[str, Any]:
+        kept = {key: settings[key] for key in ("epochs", "batch", "lr", "seed")}
+        asked.append((model, task, kept, settings.get("rows"), settings.get("max_tokens")))
+        out.mkdir(parents=True)
+        record = {"task": task.name, "metric": "accuracy", "value": 1.0, "dev_rows": 1}
+        (out / "glue.json").write_text(json.dumps(record))
+        return record
+
+    monkeypatch.setattr(finetune, "finetune", tune)
+    settings = {"epochs": 2, "batch": 16, "lr": 3e-4, "seed": 0}
+    task, out = load_task("tone", tmp_path), tmp_path / "classifiers" / "a model-tone"
+    _finetune(tmp_path / "a model", task, tmp_path, out, settings, str)
+    command = json.loads((out / "glue.json").read_text())["command"]
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    assert main(*shlex.split(command)[1:]).code == 0
+    assert asked[0] == asked[1]
+    record = json.loads((tmp_path / "classifiers" / "a model" / "tone" / "glue.json").read_text())
+    assert record["command"] == command
 
 
 def test_an_interrupted_step_is_not_believed(tmp_path: Path) -> None:

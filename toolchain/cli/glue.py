@@ -1,6 +1,8 @@
 """`toolchain glue`: fine-tune a checkpoint on labelled tasks."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -70,8 +72,9 @@ def command(
       toolchain glue demo-out/teacher --task docs-order --rows 500 --epochs 1 --out glue-out
     """
     from toolchain.glue.finetune import glue
+    from toolchain.made_by import record_command
 
-    records = glue(
+    made = glue(
         model,
         [name.strip() for name in tasks.split(",") if name.strip()],
         out,
@@ -86,6 +89,8 @@ def command(
         force=force,
         say=lambda line: click.echo(line, err=True),
     )
+    said = f"toolchain {shlex.join(sys.argv[1:])}"
+    records = [record_command(out / record["task"], said) for record in made]
     if as_json:
         click.echo(json.dumps(records, indent=2))
         return
