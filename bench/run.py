@@ -63,6 +63,10 @@ def bench(
     profile = profiles.load(chosen.device)
     if chosen.rounds < 1:
         raise UserError(f"rounds is {chosen.rounds}; it must be 1 or more")
+    if chosen.threads is not None:
+        from devices.session import thread_count  # brings ONNX Runtime, which else only the workers need
+
+        thread_count(chosen.threads)
     opened = _open(artifacts)
     plans = [workload_for(chosen.workload, a.kind, a.model["positions"]) for a in opened]
     _tell_scaled(opened, plans, say)

@@ -22,6 +22,19 @@ from devices.machine import physical_cores
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def main_line(capsys):
+    """`main_line(*args)` runs `toolchain` in this process: exit code and stderr."""
+    from toolchain.cli import main
+
+    def run_main(*args):
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        return ended.value.code, capsys.readouterr().err
+
+    return run_main
+
+
 @pytest.fixture(scope="module")
 def results(artifacts, corpus_file, tmp_path_factory):
     """Results of all artifacts, two rounds each, and the folder they were written to."""
@@ -273,6 +286,49 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(artifacts, tmp_path):
     assert err.strip().splitlines()[-1].startswith("toolchain: interrupted")
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def alive(pid):
+    """Whether the process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(true, seconds=60):
+    """Whether `true()` comes to hold in time."""
+    deadline = time.monotonic() + seconds
+    while not (held := true()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
+
+
+@pytest.mark.parametrize("after", [0.0, 1.5])  # while it starts, and while it measures
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_ends_with_its_parent(artifacts, tmp_path, ending, after):
+    """However the command is ended, no worker goes on measuring behind it."""
+    command = [sys.executable, "-m", "toolchain", "bench", str(artifacts[0]), "--rounds", "500"]
+    running = subprocess.Popen(
+        [*command, "--threads", "1", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    assert until(lambda: children.read_text())
+    time.sleep(after)
+    until(lambda: children.read_text())
+    workers = children.read_text().split()
+    os.kill(running.pid, ending)
+    running.wait(timeout=60)
+    assert until(lambda: not any(alive(pid) for pid in workers), 20)
+
+
+def test_too_many_threads_are_told_before_a_process_starts(artifacts, tmp_path, main_line, monkeypatch):
+    """--threads beyond what the machine can take exits 2 in one line, and nothing was started."""
+    monkeypatch.setattr(run, "ask", lambda *_: pytest.fail("started"))
+    code, err = main_line("bench", artifacts[0], "--threads", 9999, "--out", tmp_path / "out")
+    assert code == 2 and "threads is 9999; this machine takes at most" in err and err.count("\n") == 1
 
 
 def test_the_command_prints_a_table(artifacts, cli, tmp_path, corpus_file):

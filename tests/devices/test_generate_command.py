@@ -34,6 +34,7 @@ def test_json_holds_what_was_printed(decoder_folder, cli):
         (["--top-p", 1.5], "top-p"),
         (["--seed", -1], "seed"),
         (["--threads", 0], "threads"),
+        (["--threads", 9999], "threads is 9999; this machine takes at most"),
         (["--stop", ""], "stop"),
     ],
 )
