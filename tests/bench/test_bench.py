@@ -304,24 +304,25 @@ def until(true, seconds=60):
     return held
 
 
-@pytest.mark.parametrize("after", [0.0, 1.5])  # while it starts, and while it measures
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_ends_with_its_parent(artifacts, tmp_path, ending, after):
-    """However the command is ended, no worker goes on measuring behind it."""
-    command = [sys.executable, "-m", "toolchain", "bench", str(artifacts[0]), "--rounds", "500"]
-    running = subprocess.Popen(
-        [*command, "--threads", "1", "--out", str(tmp_path / "out")],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-    )
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+@pytest.mark.parametrize("after", [0.0, 2.0])  # while it starts, and while it works
+def test_a_worker_ends_with_its_parent(artifacts, tmp_path, after):
+    """However who asked is ended, no worker goes on behind it: here one whose text never comes."""
+    os.mkfifo(tmp_path / "text")
+    request = {"action": "perplexity", "artifact": str(artifacts[0]), "threads": 1, "blocks": None}
+    request |= {"corpus": str(tmp_path / "text"), "window": None}
+    asking = f"from bench.process import ask; ask({request!r}, 'art')"
+    parent = subprocess.Popen([sys.executable, "-c", asking], cwd=ROOT, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     assert until(lambda: children.read_text())
     time.sleep(after)
-    until(lambda: children.read_text())
-    workers = children.read_text().split()
-    os.kill(running.pid, ending)
-    running.wait(timeout=60)
-    assert until(lambda: not any(alive(pid) for pid in workers), 20)
+    (worker,) = children.read_text().split()
+    parent.kill()
+    parent.wait(timeout=60)
+    try:
+        assert until(lambda: not alive(worker), 20)
+    finally:
+        if alive(worker):
+            os.kill(int(worker), signal.SIGKILL)
 
 
 def test_too_many_threads_are_told_before_a_process_starts(artifacts, tmp_path, main_line, monkeypatch):
