@@ -45,6 +45,16 @@ def test_bad_options_are_one_line(decoder_folder, cli, options, words):
     assert len(done.stderr.strip().splitlines()) == 1 and words in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["\udcff\udcfe"], ["the cat", "--stop", "a\udcff"]])
+def test_bytes_that_are_no_text_are_one_line(decoder_folder, cli, arguments):
+    """An argument that is not UTF-8 exits 2 and says where it is not; so does a path like that."""
+    done = cli("generate", decoder_folder, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and "not UTF-8 at character" in done.stderr
+    done = cli("generate", decoder_folder / "\udcff", "the cat")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
 def test_what_is_no_artifact_is_one_line(tmp_path, cli):
     """A folder that is not there exits 2 in one line."""
     done = cli("generate", tmp_path / "none", "text")
