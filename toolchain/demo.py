@@ -302,9 +302,7 @@ def _finetune(
     folder = out.with_name(out.name.removesuffix(f"-{task.name}"))
     options = [x for name, value in settings.items() for x in (f"--{name}", str(value))]
     where = ["--data", str(data), *options, "--out", str(folder)]
-    return record_command(
-        out, shlex.join(["toolchain", "glue", str(model), "--task", task.name, *where])
-    )
+    return record_command(out, shlex.join(["toolchain", "glue", str(model), "--task", task.name, *where]))
 
 
 def _judge(checkpoint: Path, task: str, data: Path) -> dict[str, Any]:

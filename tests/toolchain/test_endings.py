@@ -1,6 +1,11 @@
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +46,62 @@ def test_other_endings(
     monkeypatch.setattr(toolchain, "main", end)
     done = main("list")
     assert done.code == code and says in done.err and done.err.count("\n") == 1
+
+
+def test_the_command_alone_prints_its_help(main: Callable[..., Any]) -> None:
+    """`toolchain` without a word is `toolchain --help`, line by line."""
+    done, asked = main(), main("--help")
+    assert done == asked and done.code == 0 and done.out.count("\n") > 15
+
+
+def heed_interrupts() -> None:
+    """A child of a shell's background job ignores SIGINT; a terminal's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("wait", [0.05, 0.1, 0.2, 0.4, 0.8, 2.0])
+def test_ctrl_c_is_answered_from_the_first_moment(tmp_path: Path, wait: float) -> None:
+    """Interrupted while it imports, a command ends with 130 and the one line."""
+    ready = tmp_path / "ready"
+    # Runs before our first module, as the interpreter's own start does: what comes after is ours to answer.
+    start = f"import runpy, sys; open({str(ready)!r}, 'w').close(); sys.argv = ['toolchain', *sys.argv[1:]]; "
+    start += "import toolchain.__main__ as us; us.main()"
+    running = subprocess.Popen(
+        [sys.executable, "-c", start, "demo", "short"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path),
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        },
+    )
+    while not ready.exists():
+        time.sleep(0.002)
+    time.sleep(wait)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("toolchain: interrupted")
+
+
+def test_an_interrupt_that_comes_out_as_another_error_is_one(
+    monkeypatch: pytest.MonkeyPatch, main: Callable[..., Any]
+) -> None:
+    """Inside an extension's import Ctrl-C becomes an ImportError: the user still reads what they did."""
+
+    def end(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr(toolchain, "main", end)
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.default_int_handler)
+    before = signal.getsignal(signal.SIGINT)
+    done = main("list")
+    assert (done.code, done.err) == (130, "toolchain: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is before
