@@ -105,3 +105,43 @@ def test_an_interrupt_that_comes_out_as_another_error_is_one(
     done = main("list")
     assert (done.code, done.err) == (130, "toolchain: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_a_stopped_training_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, main: Callable[..., Any], tmp_path: Path, snapshot: bool
+) -> None:
+    """After Ctrl-C the last line tells of the snapshot that the same command goes on from, where there is one."""
+    from devices.files import staging_path
+    from toolchain.compress import run
+    from toolchain.compress.unfinished import WORK
+
+    def stop(_: str, out: Path, **__: object) -> None:
+        if snapshot:
+            (staging_path(out) / WORK / "snapshots" / "checkpoint-5").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "compress", stop)
+    done = main("compress", "x", "--layers", 2, "--train", "distill", "--out", tmp_path / "out")
+    hint = "; the same command goes on from its last snapshot" if snapshot else ""
+    assert done.code == 130 and done.err.strip() == f"toolchain: interrupted{hint}"
+
+
+def test_a_stopped_demo_and_stopped_tasks_say_how_they_go_on(
+    monkeypatch: pytest.MonkeyPatch, main: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What is finished when Ctrl-C comes is not lost, and the last line says so."""
+    from toolchain import demo
+    from toolchain.glue import finetune
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "demo", stop)
+    monkeypatch.setattr(finetune, "glue", stop)
+    assert "interrupted; the same command goes on" in main("demo").err
+    command = ("glue", "x", "--task", "a,b", "--out", tmp_path)
+    assert main(*command).err.strip() == "toolchain: interrupted"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "glue.json").touch()
+    assert "interrupted; the same command goes on" in main(*command).err

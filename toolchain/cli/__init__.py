@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> Any:
             if pressed:  # inside an extension module's import, an interrupt comes out as another error
                 _interrupted(error)
             _end(error)
+            raise
 
 
 @contextmanager
@@ -108,8 +109,8 @@ def _interrupted(error: BaseException) -> NoReturn:
     _fail(f"interrupted{hint}", 130)
 
 
-def _end(error: Exception) -> NoReturn:
-    """One line and an exit code for what the user can mend; anything else is raised again."""
+def _end(error: Exception) -> None:
+    """Exit with one line for what the user can mend; return for anything else."""
     match error:
         case click.ClickException():
             _fail(error.format_message(), error.exit_code)
@@ -129,7 +130,6 @@ def _end(error: Exception) -> NoReturn:
         case OSError(errno=number) if number in MENDABLE:
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"{where}{os.strerror(number).lower()}; {MENDABLE[number]}", 2)
-    raise error
 
 
 MENDABLE = {

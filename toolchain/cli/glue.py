@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from toolchain.cli.options import told
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -74,21 +76,26 @@ def command(
     from toolchain.glue.finetune import glue
     from toolchain.made_by import record_command
 
-    made = glue(
-        model,
-        [name.strip() for name in tasks.split(",") if name.strip()],
-        out,
-        data,
-        method=method,
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        max_tokens=max_tokens,
-        rows=rows,
-        seed=seed,
-        force=force,
-        say=lambda line: click.echo(line, err=True),
-    )
+    def behind() -> str:
+        done = not force and any((out / name / "glue.json").is_file() for name in tasks.split(","))
+        return "the same command goes on behind the tasks that are finished" if done else ""
+
+    with told(behind):
+        made = glue(
+            model,
+            [name.strip() for name in tasks.split(",") if name.strip()],
+            out,
+            data,
+            method=method,
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            max_tokens=max_tokens,
+            rows=rows,
+            seed=seed,
+            force=force,
+            say=lambda line: click.echo(line, err=True),
+        )
     said = f"toolchain {shlex.join(sys.argv[1:])}"
     records = [record_command(out / record["task"], said) for record in made]
     if as_json:
