@@ -1,5 +1,7 @@
 import errno
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,3 +147,34 @@ def test_a_stopped_demo_and_stopped_tasks_say_how_they_go_on(
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "glue.json").touch()
     assert "interrupted; the same command goes on" in main(*command).err
+
+
+@pytest.mark.parametrize(("tokenizer", "says"), [(True, "generate"), (False, "bench")])
+def test_what_export_says_comes_next_works(
+    gpt2_checkpoint: Path,
+    main: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: bool,
+    says: str,
+) -> None:
+    """The line after "next:" is a command that works as printed, wherever the artifact lies."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(gpt2_checkpoint, "model")
+    if not tokenizer:
+        Path("model/tokenizer.json").unlink()
+    done = main("export", "model", "--no-parity", "--out", "it's an artifact")
+    assert done.code == 0, done.err
+    name, command, *words = shlex.split(done.out.splitlines()[-1].removeprefix("next: "))
+    assert (name, command) == ("toolchain", says)
+    short = ["--max-new-tokens", 2] if tokenizer else ["--rounds", 1, "--threads", 1]
+    assert main(command, *words, *short).code == 0
+
+
+def test_what_comes_next_for_a_classifier_repeats_what_it_was_held_to() -> None:
+    """A classifier's next command names the task's place only where the export was told it."""
+    from toolchain.cli.export import _next
+
+    manifest = {"kind": "classifier", "files": {"tokenizer.json": {}}}
+    assert _next(manifest, Path("a b"), None, None) == "toolchain evaluate 'a b'"
+    assert _next(manifest, Path("a"), None, Path("x y")) == "toolchain evaluate a --data 'x y'"
