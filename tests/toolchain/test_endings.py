@@ -178,3 +178,10 @@ def test_what_comes_next_for_a_classifier_repeats_what_it_was_held_to() -> None:
     manifest = {"kind": "classifier", "files": {"tokenizer.json": {}}}
     assert _next(manifest, Path("a b"), None, None) == "toolchain evaluate 'a b'"
     assert _next(manifest, Path("a"), None, Path("x y")) == "toolchain evaluate a --data 'x y'"
+
+
+def test_a_gguf_file_is_compressed_before_it_is_exported(main: Callable[..., Any], tmp_path: Path) -> None:
+    """A file that `compress` takes is not called missing by `export`, which says what to do with it."""
+    (tmp_path / "x.gguf").touch()
+    done = main("export", tmp_path / "x.gguf", "--out", tmp_path / "out")
+    assert done.code == 2 and "is a file" in done.err and "compress it first" in done.err

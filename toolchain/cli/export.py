@@ -79,6 +79,9 @@ def command(
     chosen = [name for name, given in (("int8", int8), ("int4", int4), (recipe, recipe is not None)) if given]
     if len(chosen) > 1:
         raise UserError("--int8, --int4 and --recipe name one recipe each; give one of them")
+    if checkpoint.is_file():
+        first = "compress it first" if checkpoint.suffix == ".gguf" else "name the checkpoint's folder"
+        raise UserError(f"{checkpoint}: is a file, and export takes a checkpoint folder; {first}")
     from export.build import export, summary
     from export.recipes import find_recipe, wants_text
     from toolchain.corpus import calibration_file
