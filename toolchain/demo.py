@@ -98,6 +98,7 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     # Texts count by content, not by name: another Python's documentation is another corpus.
     texts = {"corpus": load(plan.corpus).sha256, "text": sha256(heldout_file(plan.text))}
     folder = resolve(teacher, cache_folder(), say)
+    _refuse_short(folder, plan)
     _tell_corpus(folder, plan, texts["corpus"], say)
     walk = Walk(out, say)
     if folder == default_teacher():
@@ -117,6 +118,18 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     walk.drop_others("results/")
     say("the page ...")
     return report(results, out / "report", force=True, title=plan.title)
+
+
+def _refuse_short(teacher: Path, plan: Plan) -> None:
+    """UserError for a text that perplexity cannot be taken on: better known before the training than after."""
+    from devices.text import encode_text, load_tokenizer, read_text
+    from toolchain.corpus import heldout_file
+
+    count = len(encode_text(load_tokenizer(teacher), read_text(heldout_file(plan.text))))
+    if count < plan.window:
+        raise UserError(
+            f"{plan.text}: has {count} tokens, less than one window of {plan.window}; name a longer --text"
+        )
 
 
 def _tell_corpus(teacher: Path, plan: Plan, corpus: str, say: Say) -> None:

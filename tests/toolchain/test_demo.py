@@ -208,6 +208,17 @@ def test_a_bad_demo_is_one_line(
     assert last.startswith("toolchain: ") and cause in last and done.err.count("toolchain: ") == 1
 
 
+def test_a_text_that_is_too_short_is_told_before_the_first_step(
+    gpt2_checkpoint: Path, corpus_file: Path, main: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A --text of less than a window is refused with an option that demo has, and nothing is made."""
+    (tmp_path / "short.txt").write_text("a few words")
+    options = ["--teacher", gpt2_checkpoint, "--corpus", corpus_file, "--out", tmp_path / "out"]
+    done = main("demo", *options, "--text", tmp_path / "short.txt")
+    assert done.code == 2 and "short.txt: has" in done.err and "--text" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_plans_are_data() -> None:
     """Every plan has the untouched cut to compare with, and budgets in tokens."""
     for plan in PLANS.values():
