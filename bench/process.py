@@ -1,6 +1,7 @@
 """Asking a worker: a fresh process per question, whose failure is one line and which never outlives us."""
 
 import json
+import os
 import signal
 import subprocess
 from typing import Any
@@ -12,10 +13,10 @@ from devices.process import command, environment
 def ask(request: dict[str, Any], name: str) -> dict[str, Any]:
     """The worker's answer to `request`; UserError naming the artifact (`name`) where it has none.
 
-    Whatever ends this call, Ctrl-C included, ends the worker too.
+    Whatever ends this call, Ctrl-C included, ends the worker too; so does whatever ends this process.
     """
     process = subprocess.Popen(
-        command("bench.worker"),
+        command("bench.worker", str(os.getpid())),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

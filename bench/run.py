@@ -63,8 +63,13 @@ def bench(
     profile = profiles.load(chosen.device)
     if chosen.rounds < 1:
         raise UserError(f"rounds is {chosen.rounds}; it must be 1 or more")
+    if chosen.threads is not None:
+        from devices.session import thread_count  # brings ONNX Runtime, which else only the workers need
+
+        thread_count(chosen.threads)
     opened = _open(artifacts)
     plans = [workload_for(chosen.workload, a.kind, a.model["positions"]) for a in opened]
+    _tell_other(opened, plans, chosen, say)
     _tell_scaled(opened, plans, say)
     _check_asked(opened, chosen)
     corpus = _corpus(chosen)
@@ -122,6 +127,24 @@ def _check_asked(opened: list[Artifact], chosen: Settings) -> None:
         made_for = (artifact.manifest.get("task") or {}).get("name")
         if artifact.kind == "classifier" and made_for not in (None, chosen.task.name):
             raise UserError(f"{artifact.path}: was made for task {made_for}; name that with --task")
+
+
+def _tell_other(
+    opened: list[Artifact], plans: list[Workload], chosen: Settings, say: Callable[[str], None]
+) -> None:
+    """Say which classifiers run another workload than was named, one for decoders; UserError where all would."""
+    others = [
+        (artifact.name, plan.name)
+        for artifact, plan in zip(opened, plans, strict=True)
+        if chosen.workload is not None and plan.name != chosen.workload
+    ]
+    if len(others) == len(opened):
+        raise UserError(
+            f"--workload {chosen.workload}: is for decoders, and no artifact given is one; "
+            f"try {others[0][1]}, or leave it out"
+        )
+    for name, instead in others:
+        say(f"{name} is a classifier: {instead} in place of {chosen.workload}")
 
 
 def _tell_scaled(opened: list[Artifact], plans: list[Workload], say: Callable[[str], None]) -> None:

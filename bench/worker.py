@@ -1,5 +1,7 @@
 """The process that measures one artifact once: `python -m bench.worker` reads a request, answers a line.
 
+A process id as its only argument is that of who asks: the worker ends with it.
+
 The request is a JSON object on standard input, the answer one line of JSON on standard output. Each round
 gets a process of its own, because peak memory is the process's high-water mark and a warm allocator, page
 cache of the heap or thread pool of another artifact would show in the times.
@@ -19,6 +21,7 @@ from bench.workloads import Workload, prompt_ids, row_ids
 from devices.artifact import Artifact, open_artifact
 from devices.errors import UserError
 from devices.machine import environment, peak_rss, physical_cores
+from devices.process import end_with
 from devices.runtime import Classifier, Decoder
 from devices.text import encode_text, read_text
 
@@ -136,6 +139,8 @@ ACTIONS = {"measure": measure, "threads": threads, "perplexity": perplexity, "pr
 
 def main() -> int:
     """Answer the request on standard input: 0, or 2 with one line on standard error."""
+    if sys.argv[1:]:
+        end_with(int(sys.argv[1]))
     try:
         request = json.load(sys.stdin)
         answer = ACTIONS[request["action"]](request)

@@ -50,6 +50,14 @@ def read_text(path: Path) -> str:
     return text
 
 
+def refuse_broken(text: str, what: str) -> None:
+    """UserError if `text` holds lone surrogates: what Python makes of an argument's bytes that are no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what}: not UTF-8 at character {error.start}; give it in UTF-8") from None
+
+
 def encode_row(
     tokenizer: Tokenizer, text_a: str, text_b: str | None, max_tokens: int, separator_id: int
 ) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite, prod
+from pathlib import Path
 from typing import Any, Protocol
 
 from devices.errors import UserError, unknown
@@ -121,6 +122,15 @@ def describe(config: Mapping[str, Any]) -> Architecture:
         windows=_windows(family, config, layers),
         scales=_scales(name, config, layers, head_dim),
     )
+
+
+def describe_at(folder: Path, config: Mapping[str, Any]) -> Architecture:
+    """`describe`, with the folder whose config.json it is in front of what is wrong with it."""
+    try:
+        return describe(config)
+    except UserError as error:
+        where = folder / "config.json"
+        raise UserError(f"{where}: {str(error).removeprefix('config.json: ')}") from None
 
 
 def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -286,7 +296,7 @@ def check(checkpoint: Checkpoint) -> Architecture:
     one for layers beyond the config's count (a config cut by hand). Tensors nobody asks for (old attention
     masks) are ignored. A tied model that stores a head of its own that differs is untied, as in transformers.
     """
-    arch = describe(checkpoint.config)
+    arch = describe_at(checkpoint.path, checkpoint.config)
     found = checkpoint.tensors
     prefix = next((p for p in arch.family.prefixes if p + arch.family.embedding in found), arch.prefix)
     arch = replace(arch, prefix=prefix)

@@ -25,6 +25,7 @@ from toolchain.plans import Plan, Student
 if TYPE_CHECKING:
     from export.gates import Gates
     from toolchain.compress.trainer import Training
+    from toolchain.glue.tasks import Task
 
 Say = Callable[[str], None]
 
@@ -97,6 +98,7 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     # Texts count by content, not by name: another Python's documentation is another corpus.
     texts = {"corpus": load(plan.corpus).sha256, "text": sha256(heldout_file(plan.text))}
     folder = resolve(teacher, cache_folder(), say)
+    _refuse_short(folder, plan)
     _tell_corpus(folder, plan, texts["corpus"], say)
     walk = Walk(out, say)
     if folder == default_teacher():
@@ -116,6 +118,18 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     walk.drop_others("results/")
     say("the page ...")
     return report(results, out / "report", force=True, title=plan.title)
+
+
+def _refuse_short(teacher: Path, plan: Plan) -> None:
+    """UserError for a text that perplexity cannot be taken on: better known before the training than after."""
+    from devices.text import encode_text, load_tokenizer, read_text
+    from toolchain.corpus import heldout_file
+
+    count = len(encode_text(load_tokenizer(teacher), read_text(heldout_file(plan.text))))
+    if count < plan.window:
+        raise UserError(
+            f"{plan.text}: has {count} tokens, less than one window of {plan.window}; name a longer --text"
+        )
 
 
 def _tell_corpus(teacher: Path, plan: Plan, corpus: str, say: Say) -> None:
@@ -248,7 +262,6 @@ def _classifiers(
     from export.checkpoint import identity
     from toolchain.corpus import load
     from toolchain.glue.docs_tasks import make_tasks
-    from toolchain.glue.finetune import finetune
     from toolchain.glue.tasks import load_task
 
     made_from = [load("stdlib").sha256, plan.rows, plan.seed]
@@ -274,8 +287,8 @@ def _classifiers(
                 f"classifiers/{model}-{name}",
                 f"{name}: {model} fine-tuned on {plan.rows:,} rows",
                 [keys[model], settings, made_from],
-                lambda out, model=model, task=task, settings=settings: finetune(  # type: ignore[misc]
-                    models[model], task, out, force=True, say=walk.say, **settings
+                lambda out, model=model, task=task, settings=settings: _finetune(  # type: ignore[misc]
+                    models[model], task, data, out, settings, walk.say
                 ),
             )
             made = _artifact(
@@ -289,6 +302,20 @@ def _classifiers(
             )
             found.setdefault(name, []).append(made)
     return found
+
+
+def _finetune(
+    model: Path, task: "Task", data: Path, out: Path, settings: dict[str, Any], say: Say
+) -> dict[str, Any]:
+    """The classifier in `out`, and beside it what a user would type: `glue` names its folder by the task."""
+    from toolchain.glue.finetune import finetune
+    from toolchain.made_by import record_command
+
+    finetune(model, task, out, force=True, say=say, **settings)
+    folder = out.with_name(out.name.removesuffix(f"-{task.name}"))
+    options = [x for name, value in settings.items() for x in (f"--{name}", str(value))]
+    where = ["--data", str(data), *options, "--out", str(folder)]
+    return record_command(out, shlex.join(["toolchain", "glue", str(model), "--task", task.name, *where]))
 
 
 def _judge(checkpoint: Path, task: str, data: Path) -> dict[str, Any]:

@@ -22,6 +22,19 @@ from devices.machine import physical_cores
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def main_line(capsys):
+    """`main_line(*args)` runs `toolchain` in this process: exit code and stderr."""
+    from toolchain.cli import main
+
+    def run_main(*args):
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        return ended.value.code, capsys.readouterr().err
+
+    return run_main
+
+
 @pytest.fixture(scope="module")
 def results(artifacts, corpus_file, tmp_path_factory):
     """Results of all artifacts, two rounds each, and the folder they were written to."""
@@ -273,6 +286,50 @@ def test_ctrl_c_leaves_nothing_that_looks_finished(artifacts, tmp_path):
     assert err.strip().splitlines()[-1].startswith("toolchain: interrupted")
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def alive(pid):
+    """Whether the process runs; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(true, seconds=60):
+    """Whether `true()` comes to hold in time."""
+    deadline = time.monotonic() + seconds
+    while not (held := true()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
+
+
+@pytest.mark.parametrize("after", [0.0, 2.0])  # while it starts, and while it works
+def test_a_worker_ends_with_its_parent(artifacts, tmp_path, after):
+    """However who asked is ended, no worker goes on behind it: here one whose text never comes."""
+    os.mkfifo(tmp_path / "text")
+    request = {"action": "perplexity", "artifact": str(artifacts[0]), "threads": 1, "blocks": None}
+    request |= {"corpus": str(tmp_path / "text"), "window": None}
+    asking = f"from bench.process import ask; ask({request!r}, 'art')"
+    parent = subprocess.Popen([sys.executable, "-c", asking], cwd=ROOT, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    assert until(lambda: children.read_text())
+    time.sleep(after)
+    (worker,) = children.read_text().split()
+    parent.kill()
+    parent.wait(timeout=60)
+    try:
+        assert until(lambda: not alive(worker), 20)
+    finally:
+        if alive(worker):
+            os.kill(int(worker), signal.SIGKILL)
+
+
+def test_too_many_threads_are_told_before_a_process_starts(artifacts, tmp_path, main_line, monkeypatch):
+    """--threads beyond what the machine can take exits 2 in one line, and nothing was started."""
+    monkeypatch.setattr(run, "ask", lambda *_: pytest.fail("started"))
+    code, err = main_line("bench", artifacts[0], "--threads", 9999, "--out", tmp_path / "out")
+    assert code == 2 and "threads is 9999; this machine takes at most" in err and err.count("\n") == 1
 
 
 def test_the_command_prints_a_table(artifacts, cli, tmp_path, corpus_file):

@@ -61,10 +61,27 @@ def test_speed_and_metric_of_a_classifier(classifier, data, cli, tmp_path):
 
 
 def test_without_a_task_sentences_are_made_up(classifier, tmp_path):
-    """Speed alone needs no data; a name for decoders' workloads is no obstacle."""
-    (result,) = bench([classifier], tmp_path / "out", rounds=1, workload="chat", progress=False)
+    """Speed alone needs no data."""
+    (result,) = bench([classifier], tmp_path / "out", rounds=1, progress=False)
     assert result["workload"]["name"] == "classify" and result["sentence_s"]["median"] > 0
     assert result["quality"] == {"perplexity": None, "task": None}
+
+
+def test_a_workload_for_decoders_is_never_swapped_in_silence(classifier, artifacts, tmp_path):
+    """Named for classifiers alone it is refused; beside a decoder, a line says what they run in its place."""
+    with pytest.raises(UserError, match="--workload chat: is for decoders"):
+        bench([classifier], tmp_path / "out", rounds=1, workload="chat", progress=False)
+    said = []
+    bench(
+        [classifier, artifacts[0]],
+        tmp_path / "out",
+        rounds=1,
+        threads=1,
+        workload="chat",
+        say=said.append,
+        progress=False,
+    )
+    assert [line for line in said if line.endswith(" is a classifier: classify in place of chat")]
 
 
 @pytest.mark.parametrize(

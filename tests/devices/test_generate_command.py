@@ -34,6 +34,7 @@ def test_json_holds_what_was_printed(decoder_folder, cli):
         (["--top-p", 1.5], "top-p"),
         (["--seed", -1], "seed"),
         (["--threads", 0], "threads"),
+        (["--threads", 9999], "threads is 9999; this machine takes at most"),
         (["--stop", ""], "stop"),
     ],
 )
@@ -42,6 +43,16 @@ def test_bad_options_are_one_line(decoder_folder, cli, options, words):
     done = cli("generate", decoder_folder, "the cat", *options)
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and words in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["\udcff\udcfe"], ["the cat", "--stop", "a\udcff"]])
+def test_bytes_that_are_no_text_are_one_line(decoder_folder, cli, arguments):
+    """An argument that is not UTF-8 exits 2 and says where it is not; so does a path like that."""
+    done = cli("generate", decoder_folder, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and "not UTF-8 at character" in done.stderr
+    done = cli("generate", decoder_folder / "\udcff", "the cat")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_what_is_no_artifact_is_one_line(tmp_path, cli):

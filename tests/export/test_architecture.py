@@ -50,6 +50,20 @@ def test_gpt2_is_described():
     assert layer_tensors(arch, 1)["qkv.weight"] == ("transformer.h.1.attn.c_attn.weight", (12, 36))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"n_layer": 0}, "n_layer must be a positive"), ({"model_type": "opt"}, "unknown architecture 'opt'")],
+)
+def test_a_config_without_sense_is_named_by_its_place(tmp_path, change, says):
+    """Of several models' configs, the message names the one that is wrong, and names it once."""
+    write(tmp_path / "model", GPT2)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(GPT2 | change))
+    with pytest.raises(UserError) as caught:
+        check(open_checkpoint(tmp_path / "model"))
+    assert str(caught.value).startswith(f"{tmp_path}/model/config.json: {says}")
+    assert str(caught.value).count("config.json") == 1
+
+
 def test_scales_follow_gpt2s_switches():
     """GPT-2's two rarely used attention switches change the scale."""
     assert describe({**GPT2, "scale_attn_weights": False}).scales == (1.0, 1.0)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,49 @@ def test_the_teacher_s_card_says_how_it_was_made() -> None:
     assert sum(path.stat().st_size for path in teacher.iterdir()) < 16 * 2**20
 
 
+TASK = """\
+name = "tone"
+metric = "accuracy"
+problem = "classification"
+labels = ["no", "yes"]
+[columns]
+text_a = "text"
+label = "label"
+"""
+
+
+def test_a_classifier_s_command_makes_that_classifier(
+    tmp_path: Path, main: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command beside the demo's classifier, given again, fine-tunes the same model in the same way."""
+    from toolchain.demo import _finetune
+    from toolchain.glue import finetune
+    from toolchain.glue.tasks import load_task
+
+    (tmp_path / "tone").mkdir()
+    (tmp_path / "tone" / "task.toml").write_text(TASK)
+    asked: list[Any] = []
+
+    def tune(model: Path, task: Any, out: Path, **settings: Any) -> dict[str, Any]:
+        kept = {key: settings[key] for key in ("epochs", "batch", "lr", "seed")}
+        asked.append((model, task, kept, settings.get("rows"), settings.get("max_tokens")))
+        out.mkdir(parents=True)
+        record = {"task": task.name, "metric": "accuracy", "value": 1.0, "dev_rows": 1}
+        (out / "glue.json").write_text(json.dumps(record))
+        return record
+
+    monkeypatch.setattr(finetune, "finetune", tune)
+    settings = {"epochs": 2, "batch": 16, "lr": 3e-4, "seed": 0}
+    task, out = load_task("tone", tmp_path), tmp_path / "classifiers" / "a model-tone"
+    _finetune(tmp_path / "a model", task, tmp_path, out, settings, str)
+    command = json.loads((out / "glue.json").read_text())["command"]
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    assert main(*shlex.split(command)[1:]).code == 0
+    assert asked[0] == asked[1]
+    record = json.loads((tmp_path / "classifiers" / "a model" / "tone" / "glue.json").read_text())
+    assert record["command"] == command
+
+
 def test_an_interrupted_step_is_not_believed(tmp_path: Path) -> None:
     """A step that is made again and fails is forgotten first: its half-made folder is never used."""
     from toolchain.demo import Walk
@@ -162,6 +206,17 @@ def test_a_bad_demo_is_one_line(
     assert done.code == 2
     *_, last = done.err.strip().splitlines()
     assert last.startswith("toolchain: ") and cause in last and done.err.count("toolchain: ") == 1
+
+
+def test_a_text_that_is_too_short_is_told_before_the_first_step(
+    gpt2_checkpoint: Path, corpus_file: Path, main: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A --text of less than a window is refused with an option that demo has, and nothing is made."""
+    (tmp_path / "short.txt").write_text("a few words")
+    options = ["--teacher", gpt2_checkpoint, "--corpus", corpus_file, "--out", tmp_path / "out"]
+    done = main("demo", *options, "--text", tmp_path / "short.txt")
+    assert done.code == 2 and "short.txt: has" in done.err and "--text" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_plans_are_data() -> None:

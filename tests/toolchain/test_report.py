@@ -334,6 +334,20 @@ def test_emulated_devices_show_no_times(tmp_path: Path) -> None:
     assert [list(figure["specs"]) for figure in page["figures"]] == [["file_bytes"]]
 
 
+def test_a_card_s_command_makes_that_very_model(tmp_path: Path) -> None:
+    """A classifier's card shows its own `glue`, or nothing; never what made the model it was tuned from."""
+    silent, telling = (classifier("distilled", task, 0.8, 0.6) for task in ("docs-kind", "docs-order"))
+    for made in (silent, telling):
+        made["subject"]["lineage"]["glue"]["training"] = {"command": "toolchain pretrain shape.json"}
+    telling["subject"]["lineage"]["glue"]["command"] = "toolchain glue distilled --task docs-order"
+    cards = page_content(write(tmp_path / "results", decoder("distilled", "fp32"), silent, telling))["cards"]
+    assert [card.command for card in cards] == [
+        compression("distilled")["command"],
+        "",
+        "toolchain glue distilled --task docs-order",
+    ]
+
+
 def test_devices_and_texts_are_not_mixed(tmp_path: Path) -> None:
     """Perplexities on another text, and times of another device, stand in tables of their own."""
     other = decoder("cut", "fp32")

@@ -3,8 +3,13 @@
 import errno
 import importlib
 import os
+import signal
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -58,31 +63,73 @@ def toolchain() -> None:
 def main(argv: list[str] | None = None) -> Any:
     """Run the command line; exits 0, 1 (a check did not hold), 2 (the user can mend it) or 130 (Ctrl-C)."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    asked = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    with _interrupts() as pressed:
+        try:
+            sys.exit(toolchain.main(asked, prog_name="toolchain", standalone_mode=False) or 0)
+        except (click.Abort, KeyboardInterrupt) as error:
+            _interrupted(error)
+        except Exception as error:
+            if pressed:  # inside an extension module's import, an interrupt comes out as another error
+                _interrupted(error)
+            _end(error)
+            raise
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that is not empty once Ctrl-C was pressed, which raises KeyboardInterrupt as it always does.
+
+    From then on nothing prints a traceback: an extension module that is stopped in its import would.
+    """
+    pressed: list[int] = []
+    hooks = sys.excepthook, sys.unraisablehook
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        sys.excepthook = sys.unraisablehook = lambda *_: None
+        signal.default_int_handler(number, frame)
+
+    heeded = signal.getsignal(signal.SIGINT)
+    if heeded in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
+        yield pressed  # a shell's background job is not interrupted, and another thread is not asked
+        return
+    signal.signal(signal.SIGINT, note)
     try:
-        sys.exit(toolchain.main(argv, prog_name="toolchain", standalone_mode=False) or 0)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except UserError as error:
-        _fail(str(error), 2)
-    except CheckFailed as error:
-        _fail(str(error), 1)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ROOMS:
-            raise
-        _fail(f"this needs {missing}, which is not installed; {install('host')}", 2)
-    except MemoryError:
-        _fail("out of memory; use a smaller model, batch or window, or a machine with more", 2)
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{os.strerror(error.errno).lower()}; {MENDABLE[error.errno]}", 2)
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+        sys.excepthook, sys.unraisablehook = hooks
+
+
+def _interrupted(error: BaseException) -> NoReturn:
+    """Say so, with what the command that was stopped (toolchain/cli/options.py: `told`) had to say to it."""
+    cause = error.__cause__ if isinstance(error, click.Abort) else error
+    hint = f"; {cause}" if isinstance(cause, KeyboardInterrupt) and str(cause) else ""
+    _fail(f"interrupted{hint}", 130)
+
+
+def _end(error: Exception) -> None:
+    """Exit with one line for what the user can mend; return for anything else."""
+    match error:
+        case click.ClickException():
+            _fail(error.format_message(), error.exit_code)
+        case UserError():
+            _fail(str(error), 2)
+        case CheckFailed():
+            _fail(str(error), 1)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        case ModuleNotFoundError():
+            missing = (error.name or "").partition(".")[0]
+            if missing not in ROOMS:
+                _fail(f"this needs {missing}, which is not installed; {install('host')}", 2)
+        case MemoryError():
+            _fail("out of memory; use a smaller model, batch or window, or a machine with more", 2)
+        case OSError(errno=number) if number in MENDABLE:
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"{where}{os.strerror(number).lower()}; {MENDABLE[number]}", 2)
 
 
 MENDABLE = {
@@ -98,6 +145,6 @@ MENDABLE = {
 }
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"toolchain: {' '.join(message.split())}", err=True)
     sys.exit(code)

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from devices.errors import UserError
-from toolchain.cli.options import training_options
+from toolchain.cli.options import resumable, told, training_options
 
 TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or distill, or leave it out"
 
@@ -94,20 +94,21 @@ def command(
 
         options["objective"] = options["objective"] or ("lm" if train == "pretrain" else "logits")
         training = Training(**options)
-    result = compress(
-        teacher,
-        out,
-        layers=layers,
-        keep=keep,
-        select=select,
-        init=init,
-        train=train,
-        training=training,
-        seed=options["seed"],
-        force=force,
-        command=f"toolchain {shlex.join(sys.argv[1:])}",
-        say=lambda line: click.echo(line, err=True),
-    )
+    with told(lambda: resumable(out)):
+        result = compress(
+            teacher,
+            out,
+            layers=layers,
+            keep=keep,
+            select=select,
+            init=init,
+            train=train,
+            training=training,
+            seed=options["seed"],
+            force=force,
+            command=f"toolchain {shlex.join(sys.argv[1:])}",
+            say=lambda line: click.echo(line, err=True),
+        )
     if "student" not in result:
         return  # a helping process of `accelerate launch`; the first one speaks
     if as_json:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from devices.errors import UserError, unknown
+from toolchain.cli.options import told
 
 
 @click.command()
@@ -37,7 +38,8 @@ def command(plan: str, teacher: str | None, out: Path | None, **changed: Any) ->
         raise UserError("demo smollm2: name its file with --teacher (make demo-smollm2 fetches it)")
     chosen = replace(PLANS[plan], **{key: value for key, value in changed.items() if value is not None})
     out = out or Path("demo-out" if plan == "docs" else f"demo-{plan}-out")
-    page = demo(teacher or str(default_teacher()), out, chosen, lambda line: click.echo(line, err=True))
+    with told(lambda: "the same command goes on behind the last finished step"):
+        page = demo(teacher or str(default_teacher()), out, chosen, lambda line: click.echo(line, err=True))
     if (picture := page.with_name("trade-off.png")).exists():
         click.echo(f"picture: {picture}")
     click.echo(f"page:    {page}")

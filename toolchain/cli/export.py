@@ -1,6 +1,7 @@
 """`toolchain export`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,9 @@ def command(
     chosen = [name for name, given in (("int8", int8), ("int4", int4), (recipe, recipe is not None)) if given]
     if len(chosen) > 1:
         raise UserError("--int8, --int4 and --recipe name one recipe each; give one of them")
+    if checkpoint.is_file():
+        first = "compress it first" if checkpoint.suffix == ".gguf" else "name the checkpoint's folder"
+        raise UserError(f"{checkpoint}: is a file, and export takes a checkpoint folder; {first}")
     from export.build import export, summary
     from toolchain.corpus import calibration_file
 
@@ -100,9 +104,18 @@ def command(
         return
     for line in summary(manifest, out):
         click.echo(line)
-    following = "toolchain evaluate" if manifest["kind"] == "classifier" else "toolchain generate"
-    example = " --task NAME --data DIR" if manifest["kind"] == "classifier" else ' "Once upon a time"'
-    click.echo(f"next: {following} {out}{example}")
+    click.echo(f"next: {_next(manifest, out, **asked)}")
+
+
+def _next(manifest: dict[str, Any], out: Path, task: str | None, data: Path | None, **_: Any) -> str:
+    """A command to go on with that works as it is printed; without a tokenizer there are ids alone to measure."""
+    if "tokenizer.json" not in manifest["files"]:
+        return shlex.join(["toolchain", "bench", str(out), "--out", "results"])
+    if manifest["kind"] == "decoder":
+        return f'{shlex.join(["toolchain", "generate", str(out)])} "Once upon a time"'
+    named = [("--task", task), ("--data", data)]
+    options = [str(word) for option, value in named if value is not None for word in (option, value)]
+    return shlex.join(["toolchain", "evaluate", str(out), *options])
 
 
 def _checks(

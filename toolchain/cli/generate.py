@@ -84,7 +84,10 @@ def command(
     """
     from devices.errors import UserError
     from devices.runtime import Decoder
+    from devices.text import refuse_broken
 
+    for what, given in (("the prompt", text), *(("--stop", word) for word in options["stop"])):
+        refuse_broken(given, what)
     if draft is None and (draft_tokens is not None or compare):
         raise UserError("--draft-tokens and --compare are about a draft; name one with --draft")
     asked = _asked(**options)

@@ -1,9 +1,13 @@
 """`toolchain glue`: fine-tune a checkpoint on labelled tasks."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import click
+
+from toolchain.cli.options import told
 
 
 @click.command()
@@ -70,22 +74,30 @@ def command(
       toolchain glue demo-out/teacher --task docs-order --rows 500 --epochs 1 --out glue-out
     """
     from toolchain.glue.finetune import glue
+    from toolchain.made_by import record_command
 
-    records = glue(
-        model,
-        [name.strip() for name in tasks.split(",") if name.strip()],
-        out,
-        data,
-        method=method,
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        max_tokens=max_tokens,
-        rows=rows,
-        seed=seed,
-        force=force,
-        say=lambda line: click.echo(line, err=True),
-    )
+    def behind() -> str:
+        done = not force and any((out / name / "glue.json").is_file() for name in tasks.split(","))
+        return "the same command goes on behind the tasks that are finished" if done else ""
+
+    with told(behind):
+        made = glue(
+            model,
+            [name.strip() for name in tasks.split(",") if name.strip()],
+            out,
+            data,
+            method=method,
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            max_tokens=max_tokens,
+            rows=rows,
+            seed=seed,
+            force=force,
+            say=lambda line: click.echo(line, err=True),
+        )
+    said = f"toolchain {shlex.join(sys.argv[1:])}"
+    records = [record_command(out / record["task"], said) for record in made]
     if as_json:
         click.echo(json.dumps(records, indent=2))
         return

@@ -1,9 +1,13 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from devices.files import staging_path
 
 TRAINING = (
     click.option(
@@ -83,3 +87,20 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(TRAINING):
         function = option(function)
     return function
+
+
+@contextmanager
+def told(hint: Callable[[], str]) -> Iterator[None]:
+    """Where Ctrl-C ends the block, let the command's last line say `hint()` too: what the user may do now."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(hint()) from None
+
+
+def resumable(out: Path) -> str:
+    """What to do about a training run into `out` that was stopped; empty where it kept nothing."""
+    from toolchain.compress.unfinished import WORK
+
+    kept = next((staging_path(out.absolute()) / WORK / "snapshots").glob("checkpoint-*"), None)
+    return "the same command goes on from its last snapshot" if kept else ""

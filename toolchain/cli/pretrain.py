@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from toolchain.cli.options import training_options
+from toolchain.cli.options import resumable, told, training_options
 
 
 @click.command()
@@ -30,15 +30,16 @@ def command(shape: Path, out: Path, half: bool, force: bool, **options: Any) -> 
     from toolchain.compress.trainer import Training
 
     said = f"toolchain {shlex.join(sys.argv[1:])}"
-    result = pretrain(
-        shape,
-        out,
-        Training(**options),
-        half=half,
-        force=force,
-        command=said,
-        say=lambda line: click.echo(line, err=True),
-    )
+    with told(lambda: resumable(out)):
+        result = pretrain(
+            shape,
+            out,
+            Training(**options),
+            half=half,
+            force=force,
+            command=said,
+            say=lambda line: click.echo(line, err=True),
+        )
     record = result["training"]
     click.echo(
         f"{out}: {record['tokens']:,} tokens in {record['hours']:.2f} h, held-out perplexity "

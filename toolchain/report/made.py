@@ -38,9 +38,8 @@ def card(student: Student, known: dict[str, Student]) -> Card:
         chain=chain(student, known),
         strip=strip(own),
         facts={name: value for name, value in facts.items() if value},
-        command=str(
-            tuned.get("command") or own.get("command") or (student.training or {}).get("command") or ""
-        ),
+        # Of the last step alone: a parent's command would not make this model.
+        command=str((tuned or how or student.training or {}).get("command") or ""),
     )
 
 
