@@ -52,7 +52,12 @@ def test_training_lowers_the_loss_and_says_so(
 
 @pytest.mark.parametrize(("tokens", "said"), [(31, True), (32, False)])
 def test_a_budget_below_one_step_is_said(
-    student: Path, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tokens: int, said: bool
+    student: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tokens: int,
+    said: bool,
 ) -> None:
     """Less than a step cannot be trained: what is trained instead is said, and recorded."""
     few = {key: value for key, value in FEW.items() if key != "steps"}
