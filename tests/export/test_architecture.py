@@ -130,7 +130,7 @@ def test_a_stored_head_decides_whether_it_is_tied(tmp_path):
         ({"n_layer": "two"}, "n_layer"),
         ({"n_layer": True}, "n_layer"),
         ({"vocab_size": None}, "vocab_size"),
-        ({"n_head": 5}, "multiple of 5 heads"),
+        ({"n_head": 5}, "n_embd 12 is not a multiple of n_head 5"),
         ({"activation_function": "tanhh"}, "unknown activation"),
         ({"quantization_config": {"bits": 4}}, "quantized already"),
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon"),
