@@ -142,7 +142,10 @@ def test_a_stored_head_decides_whether_it_is_tied(tmp_path):
         ({**CLASSIFIER, "id2label": {"no": "no", "yes": "yes"}}, "id2label"),
         ({**CLASSIFIER, "id2label": {"1": "no", "2": "yes"}}, "id2label"),
         ({**CLASSIFIER, "id2label": 2}, "id2label"),
-        ({**LLAMA, "num_key_value_heads": 4}, "key-value heads"),
+        (
+            {**LLAMA, "num_key_value_heads": 4},
+            "num_attention_heads 6 is not a multiple of num_key_value_heads 4",
+        ),
         ({**LLAMA, "rms_norm_eps": [1e-6]}, "rms_norm_eps"),
         ({**LLAMA, "rope_theta": "10000"}, "rope_theta"),
         ({**LLAMA, "rope_scaling": "linear"}, "rope_scaling must be an object"),
