@@ -251,21 +251,33 @@ def test_an_interrupted_training_goes_on(
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"layers": 3}, {"training": Training(lr=1e-3)}, {"init": "random"}, {"seed": 1}, {"select": "first"}],
+    ("change", "says"),
+    [
+        ({"layers": 3}, "layers 2, now 3"),
+        ({"training": Training(lr=1e-3)}, "(lr 0.0005, now 0.001);"),
+        ({"init": "random"}, "init truncate, now random"),
+        ({"seed": 1}, "(seed 0, now 1);"),
+        ({"seed": 1, "training": Training(seed=1)}, "(seed 0, now 1);"),
+        ({"select": "first"}, "select pseudo-uniform, now first"),
+        ({"train": "none", "training": None}, "train pretrain, now none"),
+    ],
 )
-def test_another_request_starts_anew(
-    change: dict[str, Any], gpt2_checkpoint: Path, tmp_path: Path, trained: list[dict[str, Any]]
+def test_another_request_drops_no_snapshots_without_force(
+    change: dict[str, Any], says: str, gpt2_checkpoint: Path, tmp_path: Path, trained: list[dict[str, Any]]
 ) -> None:
-    """A different request never continues from another's snapshots, and says that it drops them."""
+    """Refused, saying what differs; with force it starts anew, and never continues from another's snapshots."""
     asked = {"layers": 2, "train": "pretrain", "training": Training()}
     with pytest.raises(KeyboardInterrupt):
         compress(str(gpt2_checkpoint), tmp_path / "s", **asked)
+    with pytest.raises(UserError, match="of another request") as refused:
+        compress(str(gpt2_checkpoint), tmp_path / "s", **(asked | change))
+    assert says in str(refused.value) and "--force" in str(refused.value)
+    assert (tmp_path / ".s.staging" / run.WORK / "snapshots/checkpoint-5").is_dir()
     said: list[str] = []
-    compress(str(gpt2_checkpoint), tmp_path / "s", **(asked | change), say=said.append)
+    compress(str(gpt2_checkpoint), tmp_path / "s", **(asked | change), force=True, say=said.append)
     assert "was for another request" in said[0]
-    assert [call["resumed"] for call in trained] == [False, False]
-    assert trained[1]["teacher"] is None
+    assert not any(call["resumed"] for call in trained)
+    assert len(trained) == (1 if change.get("train") == "none" else 2)
 
 
 def test_a_torn_student_is_made_again(
@@ -292,7 +304,9 @@ def test_another_text_starts_anew(
     with pytest.raises(KeyboardInterrupt):
         compress(str(gpt2_checkpoint), tmp_path / "s", **asked)
     text.write_text("Another paragraph.")
-    compress(str(gpt2_checkpoint), tmp_path / "s", **asked, say=said.append)
+    with pytest.raises(UserError, match=r"of another request \(another corpus\)"):
+        compress(str(gpt2_checkpoint), tmp_path / "s", **asked)
+    compress(str(gpt2_checkpoint), tmp_path / "s", **asked, force=True, say=said.append)
     assert "was for another request" in said[0]
     assert [call["resumed"] for call in trained] == [False, False]
 

@@ -222,6 +222,26 @@ def test_heldout_file_is_the_heldout_part(tmp_path: Path) -> None:
         heldout_file(str(tmp_path / "nowhere.txt"))
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_records_are_evaluated_as_they_are_trained_on(suffix: str, tmp_path: Path) -> None:
+    """Perplexity on a jsonl or parquet file is on its records' text, not on the bytes around it."""
+    import pandas as pd
+
+    rows = pd.DataFrame({"text": ["First \u00e4 one.", " ", "Second\none."], "n": [1, 2, 3]})
+    file = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        rows.to_parquet(file)
+    else:
+        rows.to_json(file, orient="records", lines=True)
+    path = heldout_file(str(file), tmp_path / "cache")
+    assert path.read_text(encoding="utf-8") == "First \u00e4 one.\n\nSecond\none."
+    assert path.name.startswith(file.name)
+    assert heldout_file(str(file), tmp_path / "cache") == path
+    (tmp_path / "blank.jsonl").write_text('{"text": " "}\n')
+    with pytest.raises(UserError, match=r"blank\.jsonl.*holds no text"):
+        heldout_file(str(tmp_path / "blank.jsonl"), tmp_path / "cache")
+
+
 def test_the_heldout_file_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library is read once for a Python; a text that was removed is made again."""
     path = heldout_file("stdlib", tmp_path)

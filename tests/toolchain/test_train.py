@@ -50,6 +50,23 @@ def test_training_lowers_the_loss_and_says_so(
     assert perplexity(model, blocks) == pytest.approx(record["perplexity"]["after"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("tokens", "said"), [(31, True), (32, False)])
+def test_a_budget_below_one_step_is_said(
+    student: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tokens: int,
+    said: bool,
+) -> None:
+    """Less than a step cannot be trained: what is trained instead is said, and recorded."""
+    few = {key: value for key, value in FEW.items() if key != "steps"}
+    record = train(student, tmp_path, Training(corpus=str(corpus_file), tokens=tokens, **few))
+    assert record["tokens"] == 32
+    line = f"--tokens {tokens}: rounded up to one step, 32 tokens"
+    assert (line in capsys.readouterr().err) == said
+
+
 def test_distilling_pulls_towards_the_teacher(
     student: Path, corpus_file: Path, tmp_path: Path, make_checkpoint
 ) -> None:  # type: ignore[no-untyped-def]

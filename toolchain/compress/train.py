@@ -68,11 +68,14 @@ def train(
     window = training.window or min(512, model.config.max_position_embeddings)
     blocks = _whole_steps(pack(corpus.train, model_dir, model.config.eos_token_id, window), training.batch)
     heldout = _heldout_blocks(corpus.heldout, model_dir, window)
-    steps = training.steps or math.ceil((training.tokens or blocks.size) / (window * training.batch))
-    training = replace(training, window=window, steps=steps, tokens=steps * window * training.batch)
+    step = window * training.batch
+    steps = training.steps or math.ceil((training.tokens or blocks.size) / step)
+    if training.tokens is not None and training.tokens < step:
+        _say(f"--tokens {training.tokens}: rounded up to one step, {step:,} tokens (--batch times --window)")
+    training = replace(training, window=window, steps=steps, tokens=steps * step)
 
     scored = heldout[: training.heldout_blocks]
-    bar, clock = Bar(window * training.batch), Clock(staging / "seconds.json")
+    bar, clock = Bar(step), Clock(staging / "seconds.json")
     trainer = make_trainer(model, teacher, blocks, heldout, training, staging / "snapshots", [bar, clock])
     before = perplexity(model, scored, staging / "before.json")
     _say(f"held-out perplexity before training: {before:.1f}")

@@ -87,10 +87,8 @@ def _documents(spec: str) -> "Dataset":
 
     make_cache(Path(config.HF_DATASETS_CACHE))
     with quiet_datasets():
-        if spec.startswith("hub:"):
-            parts = [_hub(spec)]
-        else:
-            parts = [_file(path) for path in _files(Path(spec))]
+        hub = spec.startswith("hub:")
+        parts = [_hub(spec)] if hub else [_file(path) for path in _files(Path(spec))]
         texts = concatenate_datasets(parts)
         return texts.filter(lambda text: bool(text and text.strip()), input_columns="text")
 
@@ -196,19 +194,34 @@ def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np
 
 
 def heldout_file(spec: str, cache: Path | None = None) -> Path:
-    """A text file to evaluate on: the held-out part of `stdlib`, written once to the cache, or `spec` itself."""
+    """A text file to evaluate on: the held-out part of `stdlib`, or `spec` itself where it is plain text.
+
+    Of a jsonl or parquet file it is the records, as training reads them, with a blank line between. What is
+    not there as plain text is written once to the cache.
+    """
     if spec != "stdlib":
         path = Path(spec)
         if not path.is_file():
             hint = "did you mean stdlib?" if _near_stdlib(spec) else "name one, or stdlib"
             raise UserError(f"corpus '{spec}': no such text file; {hint}")
-        return path
+        return path if BUILDERS.get(path.suffix, "text") == "text" else _records_file(path, cache)
     return _stdlib_file("heldout", 1, cache)
 
 
 def calibration_file(spec: str, cache: Path | None = None) -> Path:
     """A text file to calibrate on: the train part of `stdlib`, which nothing is measured on, or `spec` itself."""
-    return heldout_file(spec) if spec != "stdlib" else _stdlib_file("train", 0, cache)
+    return heldout_file(spec, cache) if spec != "stdlib" else _stdlib_file("train", 0, cache)
+
+
+def _records_file(file: Path, cache: Path | None) -> Path:
+    """The documents of a jsonl or parquet file as plain text, named by the file and the text's hash."""
+    text = "\n\n".join(_documents(str(file))["text"])
+    if not text:
+        raise UserError(f"corpus '{file}': holds no text; name another")
+    root = make_cache(cache or cache_folder("corpus"))
+    path = root / f"{file.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    _write(path, text)
+    return path
 
 
 def _stdlib_file(part: str, side: int, cache: Path | None) -> Path:
