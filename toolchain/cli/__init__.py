@@ -128,7 +128,9 @@ def _end(error: Exception) -> None:
         case MemoryError():
             _fail("out of memory; use a smaller model, batch or window, or a machine with more", 2)
         case OSError(errno=number) if number in MENDABLE:
-            where = f"{error.filename}: " if error.filename else ""
+            # Of a copy, the file that is read comes first; what cannot be written is the other one.
+            place = error.filename2 or error.filename
+            where = f"{place}: " if place else ""
             _fail(f"{where}{os.strerror(number).lower()}; {MENDABLE[number]}", 2)
 
 
