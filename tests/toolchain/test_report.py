@@ -356,6 +356,25 @@ def test_devices_and_texts_are_not_mixed(tmp_path: Path) -> None:
     assert len(settings(flat(write(tmp_path / "results", decoder(TEACHER, "fp32"), other, far)))) == 3
 
 
+def test_headings_say_what_differs(tmp_path: Path) -> None:
+    """One table needs no more than its name; several differ in their headings, in just what differs."""
+    chat = decoder("cut", "fp32")
+    page = page_content(write(tmp_path / "one", chat))
+    assert [table.title for table in page["tables"]] == ["Language models"]
+    prompt = decoder("cut", "fp32", workload={"name": "prompt", "prompt": 240, "generate": 8}, threads=1)
+    page = page_content(write(tmp_path / "two", chat, prompt))
+    assert sorted(table.title for table in page["tables"]) == [
+        "Language models: workload chat, 2 threads",
+        "Language models: workload prompt, 1 thread",
+    ]
+    far = decoder("cut", "fp32", device={"name": "board", "emulated": False})
+    page = page_content(write(tmp_path / "far", chat, far))
+    assert sorted(table.title for table in page["tables"]) == [
+        "Language models: device board",
+        "Language models: device local",
+    ]
+
+
 def test_evaluating_an_artifact_fills_what_its_benchmark_lacks(tmp_path: Path) -> None:
     """A bench without a corpus and an evaluate of the same artifact on the same device make one row."""
     timed, judged = decoder("cut", "int8"), decoder("cut", "int8")
