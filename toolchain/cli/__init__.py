@@ -87,7 +87,7 @@ def _interrupts() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
-        sys.excepthook = sys.unraisablehook = lambda *_: None
+        sys.excepthook, sys.unraisablehook = _silent, _silent
         signal.default_int_handler(number, frame)
 
     heeded = signal.getsignal(signal.SIGINT)
@@ -100,6 +100,10 @@ def _interrupts() -> Iterator[list[int]]:
     finally:
         signal.signal(signal.SIGINT, heeded)
         sys.excepthook, sys.unraisablehook = hooks
+
+
+def _silent(*_: object) -> None:
+    """A hook that prints nothing."""
 
 
 def _interrupted(error: BaseException) -> NoReturn:
