@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from devices.files import cache_folder, read_json, sha256, write_json
+from devices.files import cache_folder, read_json, sha256, staged, write_json
 from toolchain import __version__
 from toolchain.plans import Plan, Student
 
@@ -106,7 +106,7 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
             "teacher",
             "the teacher that ships",
             identity(folder),
-            lambda path: shutil.copytree(default_teacher(), path),
+            _copy_teacher,
         )
     models, keys = {"teacher": folder}, {"teacher": identity(folder)}
     for student in plan.students:
@@ -118,6 +118,13 @@ def demo(teacher: str, out: Path, plan: Plan, say: Say) -> Path:
     walk.drop_others("results/")
     say("the page ...")
     return report(results, out / "report", force=True, title=plan.title)
+
+
+def _copy_teacher(out: Path) -> None:
+    """The teacher that ships, whole in `out` or not at all."""
+    with staged(out) as staging:
+        for file in sorted(default_teacher().iterdir()):
+            shutil.copyfile(file, staging / file.name)
 
 
 def _refuse_short(teacher: Path, plan: Plan) -> None:

@@ -45,6 +45,8 @@ NEEDED_FOR = {
 }
 EXTRAS = {"base": "everything", "host": "the commands of a host", "dev": "make test and make lint"}
 
+ELSEWHERE = {"disk": "work in another folder", "cache": "set XDG_CACHE_HOME to another folder"}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -202,10 +204,10 @@ def folders() -> list[Check]:
 
 def _folder(name: str, folder: Path) -> Check:
     there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        return Check(
-            name, "base", "warn", f"{folder} cannot be written; set XDG_CACHE_HOME or work elsewhere"
-        )
-    free = shutil.disk_usage(there).free / 1e9
-    state, hint = ("warn", "; a demo wants 2 GB") if free < 2 else ("ok", "")
+    usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    space = shutil.disk_usage(there)
+    if not (usable and space.total):  # of no size: a file system like /proc, which holds no files of ours
+        return Check(name, "base", "warn", f"{folder} cannot be written; {ELSEWHERE[name]}")
+    free = space.free / 1e9
+    state, hint = ("warn", f"; a demo wants 2 GB: {ELSEWHERE[name]}") if free < 2 else ("ok", "")
     return Check(name, "base", state, f"{folder}: {free:.1f} GB free{hint}")

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,19 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found = doctor.folders()[-1]
     assert found.state == "warn" and "XDG_CACHE_HOME" in found.text
+
+
+@pytest.mark.parametrize(("total", "says"), [(0, "cannot be written"), (10**9, "0.5 GB free; a demo wants")])
+def test_a_cache_without_room_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, total: int, says: str
+) -> None:
+    """A cache on a file system that is full, or none for files, is told with the variable that moves it."""
+    usage = type(shutil.disk_usage(tmp_path))(total, total // 2, total // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    disk, cache = doctor.folders()
+    assert cache.state == "warn" and says in cache.text and "set XDG_CACHE_HOME" in cache.text
+    assert "XDG_CACHE_HOME" not in disk.text
 
 
 def test_a_runtime_that_does_not_load_breaks_the_base(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,3 +185,27 @@ def test_a_gguf_file_is_compressed_before_it_is_exported(main: Callable[..., Any
     (tmp_path / "x.gguf").touch()
     done = main("export", tmp_path / "x.gguf", "--out", tmp_path / "out")
     assert done.code == 2 and "is a file" in done.err and "compress it first" in done.err
+
+
+def test_a_full_disk_is_named_and_not_what_was_read(
+    monkeypatch: pytest.MonkeyPatch, main: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A copy that finds no room names the file it could not write; the demo's teacher is whole or not there."""
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if target.suffix != ".safetensors":
+            copy(source, target)
+            return
+        try:
+            copy(source, "/dev/full")
+        except OSError as error:
+            error.filename, error.filename2 = str(source), str(target)  # as for a file on a disk
+            raise
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    done = main("demo", "short", "--out", tmp_path / "out")
+    assert done.code == 2 and "Traceback" not in done.err
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith(f"toolchain: {tmp_path / 'out'}") and "no space left on device" in last
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["steps.json"]

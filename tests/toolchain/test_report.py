@@ -289,6 +289,22 @@ def test_page_and_markdown_say_the_same_numbers(page: Path) -> None:
     assert not [cell for cell in cells if cell not in html]
 
 
+def test_names_and_marks_do_not_hide_each_other(tmp_path: Path) -> None:
+    """The teacher's note stands where no leader passes; marks that lie on one another are seen through."""
+    (figure,) = page_content(demo(tmp_path / "results"))["figures"]
+    layers = figure["specs"]["token_s_median"]["wide"]["layer"]
+    data = figure["specs"]["token_s_median"]["wide"].get("datasets", {})
+
+    def values(layer: dict[str, Any]) -> list[dict[str, Any]]:
+        return layer["data"].get("values") or data[layer["data"]["name"]]
+
+    (note,) = [v for x in layers if x["mark"]["type"] == "text" for v in values(x) if "PyTorch" in v["text"]]
+    leaders = [v for x in layers if x["mark"].get("strokeDash") == [1, 3] for v in values(x)]
+    assert leaders and note["x"] < min(v["x"] for v in leaders)
+    (points,) = [x["mark"] for x in layers if x["mark"]["type"] == "point"]
+    assert points["fillOpacity"] < 1 and points["strokeWidth"] > 0
+
+
 def test_the_page_needs_no_network(page: Path) -> None:
     """No element loads anything, and a policy forbids it to whatever might."""
     html = (page / "report.html").read_text()
@@ -354,6 +370,25 @@ def test_devices_and_texts_are_not_mixed(tmp_path: Path) -> None:
     other["quality"]["perplexity"]["corpus"] = {"name": "wikitext", "sha256": "e" * 64}
     far = decoder("cut", "fp32", device={"name": "board", "emulated": False})
     assert len(settings(flat(write(tmp_path / "results", decoder(TEACHER, "fp32"), other, far)))) == 3
+
+
+def test_headings_say_what_differs(tmp_path: Path) -> None:
+    """One table needs no more than its name; several differ in their headings, in just what differs."""
+    chat = decoder("cut", "fp32")
+    page = page_content(write(tmp_path / "one", chat))
+    assert [table.title for table in page["tables"]] == ["Language models"]
+    prompt = decoder("cut", "fp32", workload={"name": "prompt", "prompt": 240, "generate": 8}, threads=1)
+    page = page_content(write(tmp_path / "two", chat, prompt))
+    assert sorted(table.title for table in page["tables"]) == [
+        "Language models: workload chat, 2 threads",
+        "Language models: workload prompt, 1 thread",
+    ]
+    far = decoder("cut", "fp32", device={"name": "board", "emulated": False})
+    page = page_content(write(tmp_path / "far", chat, far))
+    assert sorted(table.title for table in page["tables"]) == [
+        "Language models: device board",
+        "Language models: device local",
+    ]
 
 
 def test_evaluating_an_artifact_fills_what_its_benchmark_lacks(tmp_path: Path) -> None:

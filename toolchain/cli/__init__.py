@@ -87,7 +87,7 @@ def _interrupts() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
-        sys.excepthook = sys.unraisablehook = lambda *_: None
+        sys.excepthook, sys.unraisablehook = _silent, _silent
         signal.default_int_handler(number, frame)
 
     heeded = signal.getsignal(signal.SIGINT)
@@ -100,6 +100,10 @@ def _interrupts() -> Iterator[list[int]]:
     finally:
         signal.signal(signal.SIGINT, heeded)
         sys.excepthook, sys.unraisablehook = hooks
+
+
+def _silent(*_: object) -> None:
+    """A hook that prints nothing."""
 
 
 def _interrupted(error: BaseException) -> NoReturn:
@@ -128,7 +132,9 @@ def _end(error: Exception) -> None:
         case MemoryError():
             _fail("out of memory; use a smaller model, batch or window, or a machine with more", 2)
         case OSError(errno=number) if number in MENDABLE:
-            where = f"{error.filename}: " if error.filename else ""
+            # Of a copy, the file that is read comes first; what cannot be written is the other one.
+            place = error.filename2 or error.filename
+            where = f"{place}: " if place else ""
             _fail(f"{where}{os.strerror(number).lower()}; {MENDABLE[number]}", 2)
 
 

@@ -87,9 +87,9 @@ def panel(
     points = [_point(r, cost, factor, spread) for r in able]
     low, high = _domain([r["perplexity"] for r in rows if r["perplexity"] is not None])
     top = max(p["x_high"] for p in points) * 1.06
-    colour = alt.Color(
-        "student:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=None
-    )
+    by_student = alt.Scale(domain=list(colours), range=list(colours.values()))
+    colour = alt.Color("student:N", scale=by_student, legend=None)
+    fill = alt.Fill("student:N", scale=by_student, legend=None)
     forms = shapes(rows)
     shape = alt.Shape(
         "weights:N", scale=alt.Scale(domain=list(forms), range=list(forms.values())), legend=None
@@ -106,7 +106,7 @@ def panel(
     edge = [{"x": r[cost] * factor, "y": r["perplexity"]} for r in fronts(rows, cost)]
     edge = [{"x": edge[0]["x"], "y": high}, *edge, {"x": top, "y": edge[-1]["y"]}]
     layers: list[Any] = [
-        *_reference(rows, teachers, top, y, ink, named=labels),
+        *_reference(rows, teachers, y, ink, named=labels),
         alt.Chart(alt.InlineData(values=edge))
         .mark_line(interpolate="step-after", strokeDash=[5, 4], strokeWidth=1.3, color=ink, opacity=0.55)
         .encode(x=x, y=y, order="x:Q"),
@@ -114,8 +114,14 @@ def panel(
         base.mark_rule(strokeWidth=3, opacity=0.28, strokeCap="round").encode(
             x=alt.X("x_low:Q"), x2="x_high:Q", y=y, color=colour
         ),
-        base.mark_point(filled=True, size=120, opacity=1).encode(
-            x=x, y=y, color=colour, shape=shape, tooltip=[alt.Tooltip(f"{name}:N") for name in TOOLTIP]
+        # Seen through, with an outline: recipes that cost nearly the same lie over one another.
+        base.mark_point(size=110, opacity=1, fillOpacity=0.5, strokeWidth=1.6).encode(
+            x=x,
+            y=y,
+            color=colour,
+            fill=fill,
+            shape=shape,
+            tooltip=[alt.Tooltip(f"{name}:N") for name in TOOLTIP],
         ),
     ]
     if labels:
@@ -163,7 +169,7 @@ def ticks(low: float, high: float) -> list[float]:
     return values[:: max(1, len(values) // 8)]
 
 
-def _reference(rows: list[Row], teachers: set[str], top: float, y: Any, ink: str, named: bool) -> list[Any]:
+def _reference(rows: list[Row], teachers: set[str], y: Any, ink: str, named: bool) -> list[Any]:
     """A level line for each teacher as PyTorch computes it, what every artifact is held against."""
     import altair as alt
 
@@ -173,13 +179,14 @@ def _reference(rows: list[Row], teachers: set[str], top: float, y: Any, ink: str
         if r["checkpoint_sha256"] in teachers and r["subject"] == "checkpoint" and r["perplexity"]
     ]
     marks = [
-        {"x": top, "y": r["perplexity"], "text": f"{r['student']}, PyTorch: {three(r['perplexity'])}"}
+        {"x": 0, "y": r["perplexity"], "text": f"{r['student']}, PyTorch: {three(r['perplexity'])}"}
         for r in whole
     ]
     if not marks:
         return []
     base = alt.Chart(alt.InlineData(values=marks))
-    note = base.mark_text(align="right", baseline="top", dy=5, dx=-2, fontSize=11, color=ink, opacity=0.7)
+    # At the left end, where nothing is free of cost: the right one is where names' leaders go.
+    note = base.mark_text(align="left", baseline="top", dy=5, dx=6, fontSize=11, color=ink, opacity=0.7)
     level = base.mark_rule(color=ink, opacity=0.35, strokeWidth=1).encode(y=y)
     return [level, note.encode(x="x:Q", y=y, text="text:N")] if named else [level]
 

@@ -63,7 +63,10 @@ def content(
         "title": title or f"{names[0]}, {fate}",
         "story": told or ["The tables hold what was measured."],
         "figures": figures,
-        "tables": [tables.decoder_table(g, known) for g in settings.values()]
+        "tables": [
+            tables.decoder_table(group, known, heading)
+            for heading, group in zip(tables.headings(settings), settings.values(), strict=True)
+        ]
         + ([classifiers] if classifiers else []),
         "cards": made.cards(known),
         "environments": made.environments(found),

@@ -101,7 +101,29 @@ def conditions(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def decoder_table(rows: list[Row], known: dict[str, Student]) -> Table:
+def headings(found: dict[Setting, list[Row]]) -> list[str]:
+    """A heading for each setting's table, which says in what it differs from the others."""
+    said = [_setting(rows, key) for key, rows in found.items()]
+    differ = [at for at, words in enumerate(zip(*said, strict=True)) if len(set(words)) > 1]
+    told = [", ".join(words[at] for at in differ if words[at]) for words in said]
+    return [f"Language models: {text}" if text else "Language models" for text in told]
+
+
+def _setting(rows: list[Row], key: Setting) -> tuple[str, ...]:
+    """A setting's parts in words, empty where it has none."""
+    device, workload, threads, text, window, blocks = key
+    named = next((r["corpus"] for r in rows if r["corpus"]), None)
+    return (
+        f"device {device}",
+        f"workload {workload}" if workload else "not timed",
+        f"{threads:.0f} thread{'s' * (threads != 1)}" if threads else "",
+        f"text {named or 'unnamed'} ({text[:6]})" if text else "no text",
+        f"windows of {window:.0f} tokens" if window else "",
+        f"{blocks:.0f} blocks" if blocks else "",
+    )
+
+
+def decoder_table(rows: list[Row], known: dict[str, Student], title: str = "Language models") -> Table:
     """Language models of one setting, a group per student: its PyTorch checkpoint, then its artifacts."""
     best = {id(r) for r in fronts(rows, "token_s_median")}
     groups = []
@@ -122,7 +144,7 @@ def decoder_table(rows: list[Row], known: dict[str, Student]) -> Table:
         facts = {"layers": layers(known[sha]), "parameters": count(known[sha].parameters)}
         marked = tuple(i for i, r in enumerate(mine) if id(r) in best)
         groups.append(Group(known[sha].label, facts, cells, marked))
-    return Table("Language models", conditions(rows), "model", DECODER_COLUMNS, groups)
+    return Table(title, conditions(rows), "model", DECODER_COLUMNS, groups)
 
 
 def layers(student: Student) -> str:
