@@ -6,7 +6,7 @@ from pathlib import Path
 
 from devices.errors import UserError, unknown
 from devices.files import make_cache, read_json, sha256, staged
-from export.architecture import FAMILIES, describe
+from export.architecture import FAMILIES, describe_at
 from toolchain.quiet import quiet, quiet_hub
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -33,7 +33,7 @@ def resolve(teacher: str, cache: Path, say: Callable[[str], object] = lambda lin
     """
     path = Path(teacher)
     if teacher and path.is_dir():
-        describe(read_json(path / "config.json", "the teacher's configuration"))
+        describe_at(path, read_json(path / "config.json", "the teacher's configuration"))
         return path
     if path.is_file():
         return from_gguf(path, cache, say)
@@ -65,7 +65,7 @@ def from_hub(name: str, say: Callable[[str], object]) -> Path:
     try:
         with quiet_hub():
             config = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
-            describe(read_json(config, "the teacher's configuration"))
+            describe_at(config.parent, read_json(config, "the teacher's configuration"))
             return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
     except GatedRepoError:
         raise UserError(
