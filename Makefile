@@ -87,8 +87,9 @@ TOKENS ?= 150000
 demo-smollm2: $(GGUF)
 	"$(BIN)/toolchain" demo smollm2 --teacher $(GGUF) --corpus "$(CORPUS)" --text "$(TEXT)" --tokens $(TOKENS) $(TO)
 
-# Other runtimes and ours on the same weights, in turn; finished rounds are kept, ANEW=1 forgets them. The first
-# time installs 4 GB and compiles llama.cpp. SHAPE=tiny tries it out in minutes; name another DOCS for that.
+# Other runtimes and ours on the same weights, in turn: docs/peers.md. The first time installs 4 GB, compiles
+# llama.cpp and converts weights, 7 GB; PREPARE=1 stops there. Finished rounds are kept, ANEW=1 forgets them.
+# SHAPE=tiny with a DOCS of its own tries it out.
 DOCS       ?= docs
 ROUNDS     ?= 5
 RECIPES    ?= fp32,int8,int8-vnni,int4

@@ -43,7 +43,8 @@ def install(folder: Path, peer: str, index: str, say: Callable[[str], None]) -> 
     with (home / LOG).open("w") as log:
         for step in steps:
             if subprocess.run(step, stdout=log, stderr=log, env={**os.environ, **BUILD}).returncode:
-                return f"cannot be installed ({_last_error(home / LOG)}); see {home / LOG}"
+                say(f"{peer}: failed; what was said is in {home / LOG}")
+                return f"cannot be installed ({_last_error(home / LOG)})"
     (home / STAMP).write_text(stamp)
     return None
 

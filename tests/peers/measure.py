@@ -6,7 +6,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,9 @@ from models import Store, export_command, file_bytes
 from plan import Model, Variant, Workload
 from processes import ROOT, Failed, ask, run
 
-TRIALS, TRIAL_ROWS, FEW = 3, 96, 8
+TRIALS, TRIAL_ROWS = 3, 96
+HOPELESS = 2.0  # times the best; a candidate as slow as this is not tried again
+FEW = 8  # new tokens where the harness is only tried out
 Sample = dict[str, Any]
 
 
@@ -59,10 +61,10 @@ class Bench:
     def convert(self, jobs: list[Job], say: Callable[[str], None]) -> None:
         """Make what the jobs need; a job for which it cannot be made is marked, with the reason."""
         for job in jobs:
+            if job.variant.peer in self.store.failed:
+                self.broken[job.key] = self.store.failed[job.variant.peer]
+                continue
             with self._marking(job, say):
-                reason = self.store.failed.get(job.variant.peer)
-                if reason:
-                    raise Failed(reason)
                 if job.workload.name == "export":
                     self.store.checkpoint(job.model)
                 else:
@@ -94,22 +96,23 @@ class Bench:
         return self.chosen[job.tuned]["settings"]
 
     def _try(self, job: Job, candidates: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+        """Each candidate in turn, TRIALS times; one that fails, or takes twice the best at first, once."""
         seconds: dict[int, list[float]] = {}
-        reason = ""
+        left, reason = list(range(len(candidates))), ""
         for turn in range(TRIALS):
-            for at in random.Random(turn).sample(range(len(candidates)), len(candidates)):
-                if turn and at not in seconds:
-                    continue  # it failed the first time
+            for at in random.Random(turn).sample(left, len(left)):
                 try:
                     seconds.setdefault(at, []).append(cost(self.measure(job, candidates[at], trial=True)))
                 except Failed as failure:
                     seconds.pop(at, None)
                     reason = str(failure)
+            best = min((statistics.median(found) for found in seconds.values()), default=0.0)
+            left = [at for at, found in seconds.items() if statistics.median(found) <= HOPELESS * best]
         if not seconds:
             raise Failed(reason)
-        best = min(seconds, key=lambda at: statistics.median(seconds[at]))
+        chosen = min(left, key=lambda at: statistics.median(seconds[at]))
         tried = [{"settings": candidates[at], "seconds": found} for at, found in seconds.items()]
-        return {"settings": candidates[best], "tried": tried}
+        return {"settings": candidates[chosen], "tried": tried}
 
     def measure(self, job: Job, settings: dict[str, Any], trial: bool = False) -> Sample:
         """One fresh process; Failed with the peer's reason."""
@@ -151,14 +154,19 @@ def cost(sample: Sample) -> float:
     return sample["first_token_s"] + sum(sample["token_s"])
 
 
-def load_rounds(file: Path, jobs: list[Job]) -> list[dict[str, Sample]]:
-    """The finished rounds in `file`, each with a sample for every job; an unfinished one is left out."""
+def load_rounds(file: Path, jobs: list[Job], broken: Container[str]) -> dict[int, dict[str, Sample]]:
+    """The finished rounds in `file` by number: those with a sample for every job that can be done at all."""
     found: dict[int, dict[str, Sample]] = {}
     for line in file.read_text().splitlines() if file.is_file() else []:
         record = json.loads(line)
         found.setdefault(record["round"], {})[record["job"]] = record["sample"]
-    keys = {job.key for job in jobs}
-    return [samples for _, samples in sorted(found.items()) if keys <= samples.keys()]
+    keys = [job.key for job in jobs if job.key not in broken]
+    none = {"failed": "not run"}
+    return {
+        at: samples
+        for at, samples in sorted(found.items())
+        if all("failed" not in samples.get(key, none) for key in keys)
+    }
 
 
 def run_rounds(
@@ -167,12 +175,14 @@ def run_rounds(
     """All jobs in turn, `count` times; rounds that `file` holds are not run again, each new one joins it.
 
     Blocks, and the jobs in each, come in an order shuffled anew for every round: what is compared runs
-    within minutes of each other. A job that fails has a sample with the reason and goes on failing alone.
+    within minutes of each other. A job that fails has a sample with the reason, and the rest goes on.
     """
-    rounds = load_rounds(file, jobs)[:count]
+    rounds = load_rounds(file, jobs, bench.broken)
     if rounds:
-        say(f"{len(rounds)} finished rounds are in {file}")
-    for at in range(len(rounds), count):
+        say(f"finished rounds found in {file}: {len(rounds)}")
+    for at in range(count):
+        if at in rounds:
+            continue
         rng = random.Random(f"{plan.SEED}-{at}")
         blocks = sorted({job.block for job in jobs})
         samples: dict[str, Sample] = {}
@@ -184,8 +194,8 @@ def run_rounds(
         with file.open("a") as out:
             for key, sample in samples.items():
                 out.write(json.dumps({"round": at, "job": key, "sample": sample}) + "\n")
-        rounds.append(samples)
-    return rounds
+        rounds[at] = samples
+    return [rounds[at] for at in range(count)]
 
 
 def _measured(bench: Bench, job: Job) -> Sample:

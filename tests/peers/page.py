@@ -19,6 +19,7 @@ TITLES = {
 }
 # workload -> columns: heading, measure, factor to what is shown, digits after the point
 Column = tuple[str, str, float]
+PICTURE = ["![tokens per second, first token and peak memory of each](peers.png)", ""]
 Record = dict[str, Any]
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "generate": (
@@ -60,8 +61,7 @@ def page(record: Record, jobs: Sequence[Job]) -> list[str]:
         "",
         *_conditions(record),
         "",
-        "![tokens per second, first token and peak memory of each](peers.png)",
-        "",
+        *PICTURE[: 2 * any(j.workload.name == "generate" for j in jobs)],
         "## Against the goals",
         "",
         *_goals(record, jobs),
@@ -73,7 +73,17 @@ def page(record: Record, jobs: Sequence[Job]) -> list[str]:
             lines += [f"{model.what}; {mine[0].workload.what}.", ""]
             lines += _table(record, mine)
             lines += _ratios(record["rounds"], mine)
-    return [*lines, "", "## What each was given", "", *NOTES, "", *_settings(record), "", *_versions(record)]
+    return [
+        *lines,
+        "",
+        "## What each was given",
+        "",
+        *NOTES,
+        "",
+        *_settings(record, jobs),
+        "",
+        *_versions(record),
+    ]
 
 
 def _conditions(record: Record) -> list[str]:
@@ -153,6 +163,8 @@ def _ratios(rounds: Rounds, jobs: Sequence[Job]) -> list[str]:
             if theirs.variant.peer == "ours" or not alike:
                 continue
             cells = [_cell(summary.ratio(rounds, ours.key, theirs.key, measure)) for _, measure in measures]
+            if not any(cells):
+                continue
             names = f"{ours.variant.weights} / {theirs.variant.name}"
             lines.append(f"| {names} | {ours.threads or ''} | {' | '.join(cells)} |")
     return lines if len(lines) > 3 else []
@@ -192,10 +204,13 @@ NOTES = [
 ]
 
 
-def _settings(record: Record) -> list[str]:
+def _settings(record: Record, jobs: Sequence[Job]) -> list[str]:
     """Which of several candidates each job got."""
     lines = ["| settings chosen by the time of the workload | |", "|---|---|"]
+    used = [job.tuned for job in jobs]
     for key, chosen in record["settings"].items():
+        if key not in used:
+            continue
         lines.append(f"| {key} | `{json.dumps(chosen['settings'])}` |")
     return lines if len(lines) > 2 else []
 

@@ -112,12 +112,20 @@ def _parts(
 AFTERWARDS = ("goals.py", "summary.py", "page.py", "chart.py", "run.py")
 
 
-def identity(given: argparse.Namespace) -> str:
-    """What decides whether earlier rounds are of the same thing: our code, the harness, what was asked."""
-    files = [*our_sources(), *sorted(HERE.rglob("*.py")), *sorted(HERE.rglob("*.txt"))]
-    files = [file for file in files if file.name not in AFTERWARDS]
-    asked = (given.peers, given.recipes, given.workloads, given.threads, given.shape, str(given.gguf))
-    return hashed(files, json.dumps(asked))[:12]
+def identity(given: argparse.Namespace) -> tuple[str, str]:
+    """Names under which settings and rounds are kept: found again while what decides them is the same.
+
+    For the peers' settings that is the harness and the weights; for rounds also our own code and what was
+    asked for.
+    """
+    files = [file for ending in ("py", "txt") for file in sorted(HERE.rglob(f"*.{ending}"))]
+    harness = [file for file in files if file.name not in AFTERWARDS]
+    weights = (given.shape, str(given.gguf))
+    asked = (given.peers, given.recipes, given.workloads, given.threads, *weights)
+    return (
+        hashed(harness, json.dumps(weights))[:12],
+        hashed([*harness, *our_sources()], json.dumps(asked))[:12],
+    )
 
 
 def inputs_for(store: Store, asked: Asked, given: argparse.Namespace) -> dict[str, Any]:
@@ -189,8 +197,8 @@ def main() -> int:
         if reason:
             store.failed[peer] = reason
             say(f"{peer}: {reason}")
-    name = identity(given)
-    rounds_file, settings = given.folder / f"rounds-{name}.jsonl", given.folder / f"settings-{name}.json"
+    tuned, measured = identity(given)
+    settings, rounds_file = given.folder / f"settings-{tuned}.json", given.folder / f"rounds-{measured}.jsonl"
     if given.anew:
         rounds_file.unlink(missing_ok=True)
         settings.unlink(missing_ok=True)
