@@ -230,15 +230,16 @@ def _artifact(
     checks: Callable[[], dict[str, Any]],
 ) -> Path:
     """The artifact of a checkpoint; `checks` is what `export` measures its quality on, `key` what that is."""
-    from export.build import export
-    from export.recipes import find_recipe
+    from export.build import export, kind_of
+    from export.recipes import recipe_for, wants_text
     from toolchain.corpus import calibration_file
 
-    text = calibration_file("stdlib")
+    chosen = recipe_for(recipe, kind_of(checkpoint))
+    text = calibration_file("stdlib") if wants_text(chosen) else None
     return walk.step(
         f"artifacts/{name}-{recipe}",
         f"artifact {name} in {recipe}, checked against PyTorch",
-        [key, asdict(find_recipe(recipe)), sha256(text), asdict(_gates(plan, recipe))],
+        [key, asdict(chosen), sha256(text) if text else None, asdict(_gates(plan, recipe))],
         lambda out: export(
             checkpoint,
             out,
@@ -314,15 +315,14 @@ def _classifiers(
 def _finetune(
     model: Path, task: "Task", data: Path, out: Path, settings: dict[str, Any], say: Say
 ) -> dict[str, Any]:
-    """The classifier in `out`, and beside it what a user would type: `glue` names its folder by the task."""
+    """The classifier in `out`, made by what a user would type: `glue` names its folder by the task."""
     from toolchain.glue.finetune import finetune
-    from toolchain.made_by import record_command
 
-    finetune(model, task, out, force=True, say=say, **settings)
     folder = out.with_name(out.name.removesuffix(f"-{task.name}"))
     options = [x for name, value in settings.items() for x in (f"--{name}", str(value))]
     where = ["--data", str(data), *options, "--out", str(folder)]
-    return record_command(out, shlex.join(["toolchain", "glue", str(model), "--task", task.name, *where]))
+    command = shlex.join(["toolchain", "glue", str(model), "--task", task.name, *where])
+    return finetune(model, task, out, force=True, command=command, say=say, **settings)
 
 
 def _judge(checkpoint: Path, task: str, data: Path) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def test_a_classifier_s_command_makes_that_classifier(
         asked.append((model, task, kept, settings.get("rows"), settings.get("max_tokens")))
         out.mkdir(parents=True)
         record = {"task": task.name, "metric": "accuracy", "value": 1.0, "dev_rows": 1}
+        record["command"] = settings["command"]
         (out / "glue.json").write_text(json.dumps(record))
         return record
 

@@ -74,14 +74,13 @@ def command(
       toolchain glue demo-out/teacher --task docs-order --rows 500 --epochs 1 --out glue-out
     """
     from toolchain.glue.finetune import glue
-    from toolchain.made_by import record_command
 
     def behind() -> str:
         done = not force and any((out / name / "glue.json").is_file() for name in tasks.split(","))
         return "the same command goes on behind the tasks that are finished" if done else ""
 
     with told(behind):
-        made = glue(
+        records = glue(
             model,
             [name.strip() for name in tasks.split(",") if name.strip()],
             out,
@@ -94,10 +93,9 @@ def command(
             rows=rows,
             seed=seed,
             force=force,
+            command=f"toolchain {shlex.join(sys.argv[1:])}",
             say=lambda line: click.echo(line, err=True),
         )
-    said = f"toolchain {shlex.join(sys.argv[1:])}"
-    records = [record_command(out / record["task"], said) for record in made]
     if as_json:
         click.echo(json.dumps(records, indent=2))
         return

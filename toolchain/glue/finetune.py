@@ -47,6 +47,7 @@ def finetune(
     seed: int = 0,
     rows: int | None = None,
     force: bool = False,
+    command: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Fine-tune the checkpoint `model` on `task`, write the classifier to `out`, return its glue.json.
@@ -54,6 +55,7 @@ def finetune(
     The dev metric is taken after each epoch and told to `say`; the weights of the best epoch are kept, in
     float32. `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row (128, or the
     model's positions where they are fewer). The same seed on the same machine gives the same weights.
+    `command` is recorded as what made it.
 
     Raises:
         UserError: unknown method, a checkpoint or data that cannot be read, a loss that is not a number.
@@ -74,6 +76,7 @@ def finetune(
         values = [entry["eval_value"] for entry in trainer.state.log_history if "eval_value" in entry]
         record = {
             **asked,
+            "command": command,
             "value": max(values),
             "values": values,  # after each epoch
             "hours": round((time.monotonic() - start) / 3600, 4),
