@@ -134,13 +134,13 @@ def test_a_stopped_demo_and_stopped_tasks_say_how_they_go_on(
 ) -> None:
     """What is finished when Ctrl-C comes is not lost, and the last line says so."""
     from toolchain import demo
-    from toolchain.glue import finetune
+    from toolchain.glue import run
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "demo", stop)
-    monkeypatch.setattr(finetune, "glue", stop)
+    monkeypatch.setattr(run, "glue", stop)
     assert "interrupted; the same command goes on" in main("demo").err
     command = ("glue", "x", "--task", "a,b", "--out", tmp_path)
     assert main(*command).err.strip() == "toolchain: interrupted"

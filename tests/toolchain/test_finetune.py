@@ -9,7 +9,8 @@ import pytest
 
 from devices.errors import UserError
 from toolchain.glue import classifier
-from toolchain.glue.finetune import METHODS, finetune, glue
+from toolchain.glue.finetune import METHODS, finetune
+from toolchain.glue.run import glue
 from toolchain.glue.tasks import Row, load_task
 
 WORDS = "the quick brown fox jumps over a lazy dog and does not mind it".split()  # noqa: SIM905 - a text
@@ -265,7 +266,7 @@ def test_a_finished_task_is_used_again(small, task, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(model, task, *args, **kwargs)
 
-    monkeypatch.setattr("toolchain.glue.finetune.finetune", interrupted)
+    monkeypatch.setattr("toolchain.glue.run.finetune", interrupted)
     with pytest.raises(KeyboardInterrupt):
         glue(small["gpt2"], tasks, out, **settings)
     monkeypatch.undo()

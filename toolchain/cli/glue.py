@@ -73,7 +73,7 @@ def command(
     Example:
       toolchain glue demo-out/teacher --task docs-order --rows 500 --epochs 1 --out glue-out
     """
-    from toolchain.glue.finetune import glue
+    from toolchain.glue.run import glue
 
     def behind() -> str:
         done = not force and any((out / name / "glue.json").is_file() for name in tasks.split(","))
