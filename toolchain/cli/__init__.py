@@ -27,6 +27,7 @@ COMMANDS = (
     "evaluate",
     "bench",
     "report",
+    "run",
     "devices",
     "list",
     "doctor",

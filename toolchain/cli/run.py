@@ -1,0 +1,41 @@
+"""`toolchain run`: a whole study."""
+
+from pathlib import Path
+
+import click
+
+from toolchain.cli.options import told
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder for all studies: stages are shared between them, tables are in OUT/STUDY.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Stages at once.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the study; say what it would do and what that would take."
+)
+def command(study: Path, out: Path, jobs: int, dry_run: bool) -> None:
+    """Run STUDY, a TOML file that names teachers, ways to compress them, and what to measure.
+
+    The study is checked whole before anything runs. What an earlier run of any study in OUT made is used again; a
+    stage that fails is named and the rest goes on; the same command goes on where an interrupted one stopped.
+
+    \b
+    Example:
+      toolchain run studies/paper-small.toml --dry-run
+    """
+    from toolchain.study.run import dry, run
+
+    say = lambda line: click.echo(line, err=True)  # noqa: E731 - as every command here tells its steps
+    if dry_run:
+        dry(study, out, jobs, click.echo)
+        return
+    with told(lambda: "the same command goes on with what is not finished"):
+        tables = run(study, out, jobs, say)
+    click.echo(f"tables: {tables}")

@@ -1,0 +1,125 @@
+"""`toolchain run`: check, estimate, walk, and write down what was found."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from devices.errors import CheckFailed, UserError
+from devices.files import refuse_unwritable, write_json
+from toolchain.study.engine import FAILED, SKIPPED, begin, walk_stages
+from toolchain.study.estimate import Cost, costs, rate
+from toolchain.study.show import clock, shown
+from toolchain.study.spec import Study, read_study
+from toolchain.study.stages import check_options, describe, finished, places
+from toolchain.study.tables import figures, to_csv, to_markdown
+
+Say = Callable[[str], object]
+
+
+def checked(file: Path) -> tuple[Study, dict[str, Cost]]:
+    """The study in `file`, every stage's options parsed, and what each will take."""
+    study = read_study(file)
+    check_options(study)
+    return study, costs(study)
+
+
+def run(file: Path, out: Path, jobs: int, say: Say) -> Path:
+    """Walk the study in `file` and return the path of its tables.
+
+    Stages lie in `out`/stages below their keys; tables.md, figures.csv, study.json and each stage's log lie
+    in `out`/NAME.
+
+    Raises:
+        UserError: the study asks what cannot be done, or the disk has no room for it.
+        CheckFailed: stages failed; the tables hold what the others found.
+    """
+    study, cost = checked(file)
+    refuse_unwritable(out)
+    stages = places(study, out / "stages")
+    walk = begin(study, stages)
+    _refuse_full(study, out, cost, stages)
+    home = out / study.name
+    home.mkdir(parents=True, exist_ok=True)
+    cached = sum(state == "cached" for state in walk.states.values())
+    say(f"{study.title}: {len(study.stages)} stages, {cached} of them made before")
+    speed = rate()
+    expected = {name: cost[name].seconds(speed) for name in study.stages}
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    try:
+        with shown(walk, expected, jobs) as changed:
+            walk_stages(walk, home / "logs", jobs, threads, changed)
+    finally:
+        _write(study, walk.states, stages, out, home)
+    lost = {name: state for name, state in walk.states.items() if state in (FAILED, SKIPPED)}
+    if lost:
+        first = next(name for name, state in lost.items() if state == FAILED)
+        raise CheckFailed(
+            f"{study.file}: {len(lost)} of {len(walk.states)} stages are not there; {first} failed with "
+            f"'{walk.lines.get(first, 'no word')}' (all of it: {home / 'logs' / first}.log); "
+            f"the others are in {home / 'tables.md'}"
+        )
+    return home / "tables.md"
+
+
+def _write(study: Study, states: dict[str, str], stages: dict[str, Path], out: Path, home: Path) -> None:
+    """What was found so far: the figures, the tables, and which stage lies where."""
+    found = figures(study, stages)
+    (home / "figures.csv").write_text(to_csv(found, out), encoding="utf-8")
+    (home / "tables.md").write_text(to_markdown(study, found), encoding="utf-8")
+    listing = {
+        name: {"state": states[name], "folder": str(stages[name].relative_to(out)), "does": describe(stage)}
+        for name, stage in study.stages.items()
+    }
+    write_json(home / "study.json", {"schema": 1, "title": study.title, "stages": listing})
+
+
+def _refuse_full(study: Study, out: Path, cost: dict[str, Cost], stages: dict[str, Path]) -> None:
+    """UserError where the disk has less than what is still to be written."""
+    need = sum(cost[n].bytes for n, s in study.stages.items() if not finished(s.kind, stages[n]))
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise UserError(
+            f"{out}: the study writes {need / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; "
+            "free some or choose an --out on another one"
+        )
+
+
+def dry(file: Path, out: Path, jobs: int, say: Say) -> None:
+    """Check the study and say its stages, which of them are there, and hours and disk of the rest."""
+    study, cost = checked(file)
+    stages = places(study, out / "stages")
+    speed = rate()
+    hours, size = 0.0, 0
+    for name, stage in study.stages.items():
+        there = finished(stage.kind, stages[name])
+        found = cost[name]
+        seconds = 0.0 if there else found.seconds(speed)
+        hours, size = hours + seconds / 3600, size + (0 if there else found.bytes)
+        counted = f", {found.tokens:,} tokens" if found.tokens else ""
+        counted += f" in {found.steps:,} steps" if found.steps else ""
+        say(f"{name}: {'cached' if there else 'about ' + clock(seconds)}{counted}\n    {describe(stage)}")
+    for missing in _missing(study):
+        say(missing)
+    say(
+        f"{len(study.stages)} stages, about {hours / jobs:.1f} hours on this machine with --jobs {jobs} "
+        f"({speed / 1e9:.0f} GFLOP/s in a large product), {size / 1e9:.2f} GB of disk"
+    )
+    _refuse_full(study, out, cost, stages)
+
+
+def _missing(study: Study) -> list[str]:
+    """What the study names and this machine does not have: it would be fetched."""
+    from toolchain.study.stages import resolved
+
+    said = []
+    for name, path in study.teachers.items():
+        if not Path(resolved(path)).exists():
+            known = "" if name in study.shapes else "; its shape is not known, so its stages are not counted"
+            said.append(f"teacher {name}: {path} is not on this machine and would come from the hub{known}")
+    for name, path in study.texts.items():
+        if path != "stdlib" and not Path(path).exists():
+            counted = f" ({study.sizes[name]:,} tokens, as declared)" if name in study.sizes else ""
+            said.append(f"text {name}: {path} is not on this machine{counted}")
+    return said
