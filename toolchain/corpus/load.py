@@ -187,10 +187,37 @@ def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np
     stream = ids.with_format("arrow").data.column("ids").combine_chunks().flatten().to_numpy()
     blocks = len(stream) // window
     if not blocks:
-        raise UserError(
-            f"corpus: {len(stream)} tokens fill no block of {window}; name a larger one or a smaller --window"
-        )
+        raise _no_block(len(stream), window)
     return np.asarray(stream[: blocks * window], np.int64).reshape(blocks, window)
+
+
+def sample(
+    texts: "Dataset", tokenizer: Path, eos: int | None, window: int, tokens: int, seed: int
+) -> "np.ndarray":
+    """About `tokens` tokens of documents drawn with `seed`, packed as `pack` does: int64 [blocks, window].
+
+    Blocks are whole, the last one rounded up; fewer where the text has no more. Only what is drawn is
+    tokenized. UserError where the text fills no block.
+    """
+    import numpy as np
+
+    wanted = -(-tokens // window) * window
+    coder, stream = load_tokenizer(tokenizer), []
+    for row in np.random.default_rng(seed).permutation(len(texts)):
+        stream += coder.encode(texts[int(row)]["text"], add_special_tokens=False).ids
+        stream += [] if eos is None else [eos]
+        if len(stream) >= wanted:
+            break
+    blocks = min(len(stream), wanted) // window
+    if not blocks:
+        raise _no_block(len(stream), window)
+    return np.asarray(stream[: blocks * window], np.int64).reshape(blocks, window)
+
+
+def _no_block(tokens: int, window: int) -> UserError:
+    return UserError(
+        f"corpus: {tokens} tokens fill no block of {window}; name a larger one or a smaller --window"
+    )
 
 
 def heldout_file(spec: str, cache: Path | None = None) -> Path:
