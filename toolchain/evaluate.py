@@ -5,6 +5,7 @@ differs: PyTorch in float32, or ONNX Runtime through the code that ships.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,26 +99,16 @@ def _perplexity(
     """The result's `perplexity`, from all of the corpus's text as one stream of ids."""
     from bench import quality
     from devices.progress import Progress
-    from devices.text import load_tokenizer, read_text
+    from devices.text import read_text
     from toolchain.corpus import heldout_file
 
-    model = found.about["model"]
-    window = window or quality.default_window(model["positions"])
-    if window > model["positions"]:
-        raise UserError(
-            f"{found.path}: has {model['positions']} positions, {window} do not fit; lower --window"
-        )
+    window = _window(found, window)
     file = heldout_file(corpus)
     text = read_text(file)
-    encoded = load_tokenizer(found.path).encode(text, add_special_tokens=False)
-    ids = encoded.ids
-    if max(ids, default=0) >= model["vocab"]:
-        raise UserError(
-            f"{found.path}: tokenizer.json gives id {max(ids)}, the model knows {model['vocab']} tokens"
-        )
+    ids, ends = _tokens(found, text)
     plain = quality.windows(ids, window, blocks)
-    cut = quality.sliding(ids, window, stride, blocks) if stride else None
-    seen = plain.size if not cut else (len(cut) - 1) * (stride or 0) + len(cut[-1][0])
+    cut = quality.sliding(ids, window, stride, blocks) if stride else []
+    seen = plain.size if not stride else (len(cut) - 1) * stride + len(cut[-1][0])
     compute = found.logits()
     with Progress(len(cut or plain), f"perplexity of {found.about['name']}", "window") as bar:
 
@@ -125,17 +116,39 @@ def _perplexity(
             bar.update(len(block))
             return compute(block)
 
-        batch = max(1, min(BATCH, LOGITS_AT_ONCE // (window * model["vocab"])))
-        if cut is None:
-            value = quality.perplexity(logits, plain, batch)
-        else:
+        batch = max(1, min(BATCH, LOGITS_AT_ONCE // (window * found.about["model"]["vocab"])))
+        if stride:
             value = quality.sliding_perplexity(logits, cut, batch)
+        else:
+            value = quality.perplexity(logits, plain, batch)
     return {
         **value,
         "stride": stride,
-        **quality.per_word(value["value"], seen, text[: encoded.token_to_chars(seen - 1)[1]]),
+        **quality.per_word(value["value"], seen, text[: ends(seen)]),
         "corpus": {"name": corpus if corpus == "stdlib" else file.name, "sha256": sha256(file)},
     }
+
+
+def _window(found: Subject, window: int | None) -> int:
+    """Tokens a window: those asked for, or the default; UserError where the model has fewer positions."""
+    from bench.quality import default_window
+
+    positions = found.about["model"]["positions"]
+    window = window or default_window(positions)
+    if window > positions:
+        raise UserError(f"{found.path}: has {positions} positions, {window} do not fit; lower --window")
+    return window
+
+
+def _tokens(found: Subject, text: str) -> tuple[list[int], Callable[[int], int | None]]:
+    """The ids of `text`, and a function from a count of them to the characters they cover (None: all)."""
+    from devices.text import load_tokenizer
+
+    encoded = load_tokenizer(found.path).encode(text, add_special_tokens=False)
+    ids, vocab = encoded.ids, found.about["model"]["vocab"]
+    if max(ids, default=0) >= vocab:
+        raise UserError(f"{found.path}: tokenizer.json gives id {max(ids)}, the model knows {vocab} tokens")
+    return ids, lambda count: (encoded.token_to_chars(count - 1) or (0, None))[1]
 
 
 def find_task(found: Subject, name: str | None, data: Path | None) -> "Task":
