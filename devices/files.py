@@ -17,7 +17,10 @@ from devices.errors import UserError
 
 CHUNK = 1 << 20
 # A folder with one of these is a command's output; --force replaces such a one or an empty one, nothing else.
-MARKS = ("compression.json", "training.json", "glue.json", "manifest.json", "report.html", "*/task.toml")
+MARKS = (
+    *("compression.json", "training.json", "glue.json", "manifest.json", "clean.json"),
+    *("report.html", "*/task.toml"),
+)
 
 
 def sha256(path: Path) -> str:

@@ -70,6 +70,13 @@ def methods() -> dict[str, str]:
     return {name: first_line(function) for name, function in METHODS.items()}
 
 
+def rules() -> dict[str, str]:
+    """What cleaning a corpus drops."""
+    from toolchain.corpus.clean.rules import RULES, SETS
+
+    return {name: f"a set: {', '.join(rules)}" for name, rules in SETS.items()} | RULES
+
+
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "selectors": selectors,
     "objectives": objectives,
@@ -78,6 +85,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "devices": devices,
     "tasks": tasks,
     "methods": methods,
+    "rules": rules,
 }
 
 

@@ -117,10 +117,8 @@ def _perplexity(
             return compute(block)
 
         batch = max(1, min(BATCH, LOGITS_AT_ONCE // (window * found.about["model"]["vocab"])))
-        if stride:
-            value = quality.sliding_perplexity(logits, cut, batch)
-        else:
-            value = quality.perplexity(logits, plain, batch)
+        sliding = quality.sliding_perplexity
+        value = sliding(logits, cut, batch) if stride else quality.perplexity(logits, plain, batch)
     return {
         **value,
         "stride": stride,

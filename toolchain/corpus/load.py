@@ -30,6 +30,7 @@ BUILDERS = {
     ".json": "json",
     ".parquet": "parquet",
 }
+REPORT = "clean.json"  # what `toolchain clean` says of the text beside it; no text itself
 STRINGS = ("string", "large_string", "string_view")
 
 
@@ -88,14 +89,16 @@ def _documents(spec: str) -> "Dataset":
     make_cache(Path(config.HF_DATASETS_CACHE))
     with quiet_datasets():
         hub = spec.startswith("hub:")
-        parts = [_hub(spec)] if hub else [_file(path) for path in _files(Path(spec))]
+        parts = [_hub(spec)] if hub else [_file(path) for path in text_files(Path(spec))]
         texts = concatenate_datasets(parts)
         return texts.filter(lambda text: bool(text and text.strip()), input_columns="text")
 
 
-def _files(path: Path) -> list[Path]:
+def text_files(path: Path) -> list[Path]:
+    """`path` itself or the files below it, of the kinds that are read; UserError where there is none."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS)
+        found = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS)
+        files = [file for file in found if file.name != REPORT]
         if not files:
             raise UserError(f"corpus '{path}': no {', '.join(BUILDERS)} file in this folder; put text there")
         return files
@@ -147,6 +150,19 @@ def _hub(spec: str) -> "Dataset":
             f"corpus 'hub:{name}': cannot be fetched ({error}); check the name and the network"
         ) from None
     return _texts(data, f"hub:{name}")
+
+
+def export_hub(spec: str, cache: Path | None = None) -> Path:
+    """The documents of hub:NAME[:CONFIG] as a jsonl file in the cache, named by the data set's fingerprint."""
+    root = make_cache(cache or cache_folder("corpus"))
+    data = _documents(spec)
+    path = root / f"hub-{data._fingerprint}.jsonl"
+    if not path.is_file():
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with quiet_datasets():
+            data.to_json(partial)
+        partial.replace(path)
+    return path
 
 
 def _texts(data: "Dataset", spec: str) -> "Dataset":
