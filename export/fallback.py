@@ -70,7 +70,9 @@ def trace(
         "exported by tracing (torch.onnx), slower and larger"
     )
     if opened.config.get("quantization_config"):
-        raise UserError("config.json: the weights are quantized already; export the model it was made from")
+        raise UserError(
+            f"{opened.path / 'config.json'}: the weights are quantized already; export the model it was made from"
+        )
     kind = "classifier" if is_classifier(opened.config) else "decoder"
     with tempfile.TemporaryDirectory(prefix="toolchain-tracing-") as scratch:
         answer = Path(scratch) / "answer.json"
