@@ -17,7 +17,10 @@ from devices.errors import UserError
 
 CHUNK = 1 << 20
 # A folder with one of these is a command's output; --force replaces such a one or an empty one, nothing else.
-MARKS = ("compression.json", "training.json", "glue.json", "manifest.json", "report.html", "*/task.toml")
+MARKS = (
+    *("compression.json", "training.json", "glue.json", "manifest.json", "clean.json"),
+    *("report.html", "*/task.toml"),
+)
 
 
 def sha256(path: Path) -> str:
@@ -103,7 +106,8 @@ def refuse_existing(out: Path, force: bool) -> None:
     if not out.is_dir():
         raise UserError(f"{out}: is a file, and --out names a folder; choose another --out")
     if Path.cwd().is_relative_to(out.resolve()):
-        raise UserError(f"{out}: is the folder you work in; choose a folder below it")
+        relation = "is" if Path.cwd() == out.resolve() else "holds"
+        raise UserError(f"{out}: {relation} the folder you work in; choose a folder below that")
     if any(out.iterdir()) and not any(next(out.glob(mark), None) for mark in MARKS):
         raise UserError(f"{out}: holds something that no command here wrote; choose another --out")
 
@@ -116,9 +120,7 @@ def refuse_unwritable(out: Path) -> None:
             f"{out}: {there} is a file, and --out names a folder of results; choose another --out"
         )
     try:
-        tempfile.TemporaryFile(
-            dir=there
-        ).close()  # asked of the disk: permissions alone say too much of /proc
+        tempfile.TemporaryFile(dir=there).close()  # permissions alone say too much of /proc
     except OSError:
         raise UserError(f"{out}: {there} cannot be written; choose another --out") from None
 

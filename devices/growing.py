@@ -41,9 +41,9 @@ class GrowingCache:
 
     def run(self, feeds: dict[str, np.ndarray], lengths: np.ndarray) -> np.ndarray:
         """Run the graph on `feeds`, after which rows are `lengths` long; its logits [rows, kept, vocab]."""
+        self._fit()
         starts = not self.lengths.any()
         if not starts:
-            self._fit()
             feeds = {**feeds, "attention_mask": feeds["attention_mask"][:, ::-1]}
         binding = self.session.io_binding()
         for name, array in feeds.items():
@@ -73,7 +73,8 @@ class GrowingCache:
 
     def _fit(self) -> None:
         """Forget what lies beyond `lengths`, and places that no row needs any more."""
-        places = int(self.held.max())
+        # Not the most that a row holds: the longest one may have been dropped.
+        places = next(iter(self.past.values())).shape()[2]
         if places == self.lengths.max() and (self.held == self.lengths).all():
             return
         self.past = {name: _moved(past, places - self.held, self.lengths) for name, past in self.past.items()}

@@ -26,11 +26,10 @@ CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 def environment() -> dict[str, Any]:
     """CPU, cores, memory, clock, load and versions, as a result records them (bytes, MHz)."""
     first = _cpu()
-    flags = set((first.get("flags") or first.get("Features") or "").split())
     return {
         "cpu": cpu_model(),
         "arch": platform.machine(),
-        "isa": [name for name in (*ISA_X86, *ISA_ARM) if name in flags] if flags else None,
+        "isa": isa(),
         "cores": physical_cores(),
         "threads": usable_threads(),
         "memory_bytes": _meminfo("MemTotal"),
@@ -47,6 +46,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def isa() -> list[str] | None:
+    """The instruction sets of ISA_X86 and ISA_ARM that the processor has; None where the kernel names none."""
+    first = _cpu()
+    flags = (first.get("flags") or first.get("Features") or "").split()
+    return [name for name in (*ISA_X86, *ISA_ARM) if name in flags] if flags else None
+
+
 def has_vnni() -> bool:
     """Whether sums of int8 products are exact here: ARM, or x86 with a VNNI instruction set.
 
@@ -54,7 +60,7 @@ def has_vnni() -> bool:
     """
     if platform.machine().lower() in ("aarch64", "arm64"):
         return True
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment()["isa"] or ()))
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(isa() or ()))
 
 
 def cpu_model() -> str | None:

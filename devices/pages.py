@@ -1,5 +1,5 @@
-"""How the kernel keeps the weights in memory: in large pages where they are streamed, in small ones where
-single rows are read.
+"""How the kernel keeps the weights in memory: in large pages where they are streamed, not at all where only
+loading has read them.
 
 A step of generation reads all weights once. In pages of 4 KiB the processor looks up an address and starts
 its prefetching anew 20,000 times for 80 MB; in pages of 2 MiB 40 times (docs/log.md: a fifth to a third more
@@ -8,13 +8,13 @@ tokens per second). Only Linux is asked, and what it declines stays as it was.
 
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SMAPS = Path("/proc/self/smaps")
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 HUGE = 1 << 21
-MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 14, 15, 25  # <asm-generic/mman-common.h>
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_COLLAPSE = 4, 14, 25  # <asm-generic/mman-common.h>
 FULL = 0.9  # of a region resident: weights are, stacks and unused arenas are not and must not be filled
 HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *(.*)")
 
@@ -40,23 +40,40 @@ def _parse(lines: list[str]) -> Iterator[Region]:
 
 
 def settle(before: list[Region], data: Path) -> None:
-    """Put what has come since `before` into large pages, and the file `data` into small ones.
+    """Put what has come since `before` into large pages, and give back what loading has read of the file `data`.
 
-    Of the file only the embedding's rows stay mapped after loading: mapped by large pages, a prompt of 128
-    tokens makes nearly all of them resident. Memory does not grow, since only full regions are collapsed.
+    Of the file only the embedding's rows stay in use after loading, but the head, which is the same table, was
+    packed from it: all of it is resident. Those pages are the file's own, and the kernel brings back whatever
+    is read again; a mapping with pages that were written to is left alone. Memory does not grow by large pages
+    either, since only full regions are collapsed.
     """
-    try:
-        offered = "[never]" not in ENABLED.read_text()
-        advise = ctypes.CDLL(None, use_errno=True).madvise
-    except (OSError, AttributeError):
+    found, advise = regions(), _madvise()
+    if advise is None:
         return
-    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    known, name = {(start, end) for start, end, *_ in before}, str(data.resolve())
-    for start, end, path, anonymous in regions():
-        if path == name:
-            advise(start, end - start, MADV_NOHUGEPAGE)
+    known, name, offered = {(start, end) for start, end, *_ in before}, str(data.resolve()), _offered()
+    for start, end, path, anonymous in found:
+        if path == name and not anonymous:
+            advise(start, end - start, MADV_DONTNEED)
         new = (start, end) not in known and path in ("", "[heap]")
         if offered and new and end - start >= HUGE and anonymous >= FULL * (end - start):
             advise(start, end - start, MADV_HUGEPAGE)
             first, last = -(-start // HUGE) * HUGE, end // HUGE * HUGE
             advise(first, max(last - first, 0), MADV_COLLAPSE)
+
+
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """madvise(2) of an address, a length and an advice; None where the system has no such call."""
+    try:
+        advise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError, TypeError):
+        return None
+    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return advise
+
+
+def _offered() -> bool:
+    """Whether the kernel has large pages for memory that asks for them."""
+    try:
+        return "[never]" not in ENABLED.read_text()
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ More threads are not always faster: on shared or few cores one can beat two, and
 model's size. The answer lies in the user's cache folder, by artifact, processor, usable cores and ONNX Runtime.
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -103,9 +104,8 @@ def _recall(path: Path | None) -> int | None:
 
 def _remember(path: Path | None, answer: dict[str, object]) -> None:
     """Write the file where it can be written: a cache that cannot is no error, only slower next time."""
-    try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, answer)
-    except OSError:
-        pass
+    if path is None:
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, answer)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from devices.errors import UserError, install
+from devices.errors import install
 from devices.files import cache_folder
-from devices.process import command, environment
+from devices.process import run
 
 KEPT = 8  # answers of each kind in the cache
 VERSION = 2  # of what export/reference.py computes
@@ -69,20 +68,13 @@ def _ask(checkpoint: Path, kind: str, questions: Mapping[str, Arrays]) -> dict[s
 
 
 def _run_child(arguments: list[str]) -> None:
-    """Run the reference process; UserError with its last line where it fails."""
-    done = subprocess.run(
-        command("export.reference", *arguments),
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
+    """Run export/reference.py on `arguments`, the checkpoint first; UserError where it fails."""
+    run(
+        "export.reference",
+        arguments,
+        f"{arguments[0]}: the reference, which PyTorch computes for the parity check,",
+        f"if packages are missing, {install('host')}; or export with --no-parity",
     )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(
-            f"{arguments[0]}: PyTorch could not run it for the parity check ({last[:300]}); "
-            f"if packages are missing, {install('host')}; or export with --no-parity"
-        )
 
 
 def _keep(answer: Arrays, place: Path) -> None:

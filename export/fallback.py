@@ -6,8 +6,6 @@ alone: nothing here knows what the architecture computes.
 """
 
 import json
-import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from typing import Any
 
 from devices.errors import UserError, install
 from devices.files import read_json
-from devices.process import command, environment
+from devices.process import run
 from export.architecture import is_classifier
 from export.checkpoint import Checkpoint
 from export.families import FAMILIES
@@ -72,7 +70,9 @@ def trace(
         "exported by tracing (torch.onnx), slower and larger"
     )
     if opened.config.get("quantization_config"):
-        raise UserError("config.json: the weights are quantized already; export the model it was made from")
+        raise UserError(
+            f"{opened.path / 'config.json'}: the weights are quantized already; export the model it was made from"
+        )
     kind = "classifier" if is_classifier(opened.config) else "decoder"
     with tempfile.TemporaryDirectory(prefix="toolchain-tracing-") as scratch:
         answer = Path(scratch) / "answer.json"
@@ -82,23 +82,6 @@ def trace(
 
 
 def _run_child(arguments: list[str]) -> None:
-    """Run the tracing process; UserError with its last line where it fails."""
-    done = subprocess.run(
-        command("export.tracing", *arguments),
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    if done.returncode == 2:
-        raise UserError(last)
-    if done.returncode < 0:
-        killed = signal.Signals(-done.returncode).name
-        raise UserError(
-            f"{arguments[0]}: the tracing was ended by {killed}; out of memory? trace where there is more"
-        )
-    if done.returncode:
-        raise UserError(
-            f"{arguments[0]}: could not be traced ({last[:300]}); if packages are missing, {install('host')}"
-        )
+    """Run export/tracing.py on `arguments`, the checkpoint first; UserError where it fails."""
+    hint = f"if packages are missing, {install('host')}"
+    run("export.tracing", arguments, f"{arguments[0]}: the tracing by torch.onnx", hint)

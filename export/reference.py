@@ -1,4 +1,4 @@
-"""The PyTorch reference, run as a process of its own: `python -m export.reference`.
+"""The PyTorch reference, run as a process of its own: `python -m export.reference PARENT ...`.
 
 The one module of this room that imports torch, and nobody imports it. export/answers.py starts it.
 """
@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from devices.machine import physical_cores
+from devices.process import end_with
 
 LOGITS_AT_ONCE = (
     1 << 24
@@ -129,4 +130,5 @@ def _named(question: str, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    end_with(int(sys.argv[1]))
+    main(sys.argv[2:])

@@ -23,6 +23,7 @@ from transformers.models.auto import modeling_auto
 
 from devices.errors import UserError, unknown
 from devices.files import read_json, write_json
+from devices.process import end_with
 from export.builder import OPSET
 from export.families import FAMILIES
 from export.recipes import Recipe
@@ -254,8 +255,9 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
     try:
-        main(sys.argv[1:])
+        main(sys.argv[2:])
     except UserError as error:
         sys.stderr.write(f"\n{error}\n")  # a line of its own, even behind a progress bar
         sys.exit(2)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +117,22 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ends() -> Callable[[str, float], bool]:
+    """`ends(pid, seconds)`: whether that process has ended in time, if nobody has asked for its result yet."""
+
+    def alive(pid: str) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    def ended(pid: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while (lives := alive(pid)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return not lives
+
+    return ended

@@ -12,9 +12,13 @@ def first_line(function: Callable) -> str:
 
 def selectors() -> dict[str, str]:
     """Which of the teacher's layers a student keeps."""
-    from toolchain.compress.select import SELECTORS
+    from toolchain.compress.score import SCORERS
+    from toolchain.compress.select import MEASURED, SELECTORS
 
-    return {name: first_line(function) for name, function in SELECTORS.items()}
+    fixed = {name: first_line(function) for name, function in SELECTORS.items()}
+    return fixed | {
+        name: f"{first_line(choose)} Score: {first_line(SCORERS[name])}" for name, choose in MEASURED.items()
+    }
 
 
 def objectives() -> dict[str, str]:
@@ -66,6 +70,13 @@ def methods() -> dict[str, str]:
     return {name: first_line(function) for name, function in METHODS.items()}
 
 
+def rules() -> dict[str, str]:
+    """What cleaning a corpus drops."""
+    from toolchain.corpus.clean.rules import RULES, SETS
+
+    return {name: f"a set: {', '.join(rules)}" for name, rules in SETS.items()} | RULES
+
+
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "selectors": selectors,
     "objectives": objectives,
@@ -74,6 +85,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "devices": devices,
     "tasks": tasks,
     "methods": methods,
+    "rules": rules,
 }
 
 

@@ -5,6 +5,7 @@ differs: PyTorch in float32, or ONNX Runtime through the code that ships.
 """
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ def evaluate(
     *,
     corpus: str | None = None,
     window: int | None = None,
+    stride: int | None = None,
     blocks: int | None = None,
     task: str | None = None,
     data: Path | None = None,
@@ -36,7 +38,9 @@ def evaluate(
     """Measure a checkpoint's or an artifact's quality, write the result below `out` if given, and return it.
 
     A decoder's perplexity is taken on `corpus` (a text file read whole, or "stdlib": its held-out part;
-    the default) in the first `blocks` windows of `window` tokens (all of them; 512 or the model's positions).
+    the default) in the first `blocks` windows of `window` tokens (all of them; 512 or the model's positions),
+    side by side or `stride` tokens apart (bench/quality.py: `sliding`), beside it word perplexity and bits per
+    byte, which do not depend on the tokenizer.
     A classifier's metric is taken on the dev rows of `task` (the one it was made for), found below `data`.
 
     Raises:
@@ -49,8 +53,10 @@ def evaluate(
         refuse_unwritable(out)
     if about["kind"] == "decoder":
         _refuse(found, "--task", task, "a decoder; fine-tune it first with `toolchain glue`")
-        quality = {"perplexity": _perplexity(found, corpus or "stdlib", window, blocks), "task": None}
+        perplexity = _perplexity(found, corpus or "stdlib", window, stride, blocks)
+        quality = {"perplexity": perplexity, "task": None}
     else:
+        _refuse(found, "--stride", stride, "a classifier, and perplexity is for decoders")
         _refuse(found, "--corpus", corpus, "a classifier, and perplexity is for decoders")
         quality = {"perplexity": None, "task": _task(found, task, data)}
     from devices.machine import environment
@@ -82,40 +88,65 @@ def _file_name(result: dict[str, Any]) -> str:
         what = quality["task"]["name"]
     else:
         found = quality["perplexity"]
-        what = f"{found['corpus']['name']}-{found['window']}x{found['blocks']}"
+        apart = f"by{found['stride']}" if found["stride"] else ""
+        what = f"{found['corpus']['name']}-{found['window']}{apart}x{found['blocks']}"
     return re.sub(r"[^\w.-]", "_", f"{about['name']}-{about['sha256'][:8]}--evaluate--{what}") + ".json"
 
 
-def _perplexity(found: Subject, corpus: str, window: int | None, blocks: int | None) -> dict[str, Any]:
+def _perplexity(
+    found: Subject, corpus: str, window: int | None, stride: int | None, blocks: int | None
+) -> dict[str, Any]:
     """The result's `perplexity`, from all of the corpus's text as one stream of ids."""
-    from bench.quality import default_window, perplexity, windows
+    from bench import quality
     from devices.progress import Progress
-    from devices.text import encode_text, load_tokenizer, read_text
+    from devices.text import read_text
     from toolchain.corpus import heldout_file
 
-    model = found.about["model"]
-    window = window or default_window(model["positions"])
-    if window > model["positions"]:
-        raise UserError(
-            f"{found.path}: has {model['positions']} positions, {window} do not fit; lower --window"
-        )
+    window = _window(found, window)
     file = heldout_file(corpus)
-    ids = encode_text(load_tokenizer(found.path), read_text(file))
-    if max(ids, default=0) >= model["vocab"]:
-        raise UserError(
-            f"{found.path}: tokenizer.json gives id {max(ids)}, the model knows {model['vocab']} tokens"
-        )
-    cut = windows(ids, window, blocks)
+    text = read_text(file)
+    ids, ends = _tokens(found, text)
+    plain = quality.windows(ids, window, blocks)
+    cut = quality.sliding(ids, window, stride, blocks) if stride else []
+    seen = plain.size if not stride else (len(cut) - 1) * stride + len(cut[-1][0])
     compute = found.logits()
-    with Progress(len(cut), f"perplexity of {found.about['name']}", "window") as bar:
+    with Progress(len(cut or plain), f"perplexity of {found.about['name']}", "window") as bar:
 
         def logits(block: "np.ndarray") -> "np.ndarray":
             bar.update(len(block))
             return compute(block)
 
-        batch = max(1, min(BATCH, LOGITS_AT_ONCE // (window * model["vocab"])))
-        value = perplexity(logits, cut, batch)
-    return {**value, "corpus": {"name": corpus if corpus == "stdlib" else file.name, "sha256": sha256(file)}}
+        batch = max(1, min(BATCH, LOGITS_AT_ONCE // (window * found.about["model"]["vocab"])))
+        sliding = quality.sliding_perplexity
+        value = sliding(logits, cut, batch) if stride else quality.perplexity(logits, plain, batch)
+    return {
+        **value,
+        "stride": stride,
+        **quality.per_word(value["value"], seen, text[: ends(seen)]),
+        "corpus": {"name": corpus if corpus == "stdlib" else file.name, "sha256": sha256(file)},
+    }
+
+
+def _window(found: Subject, window: int | None) -> int:
+    """Tokens a window: those asked for, or the default; UserError where the model has fewer positions."""
+    from bench.quality import default_window
+
+    positions = found.about["model"]["positions"]
+    window = window or default_window(positions)
+    if window > positions:
+        raise UserError(f"{found.path}: has {positions} positions, {window} do not fit; lower --window")
+    return window
+
+
+def _tokens(found: Subject, text: str) -> tuple[list[int], Callable[[int], int | None]]:
+    """The ids of `text`, and a function from a count of them to the characters they cover (None: all)."""
+    from devices.text import load_tokenizer
+
+    encoded = load_tokenizer(found.path).encode(text, add_special_tokens=False)
+    ids, vocab = encoded.ids, found.about["model"]["vocab"]
+    if max(ids, default=0) >= vocab:
+        raise UserError(f"{found.path}: tokenizer.json gives id {max(ids)}, the model knows {vocab} tokens")
+    return ids, lambda count: (encoded.token_to_chars(count - 1) or (0, None))[1]
 
 
 def find_task(found: Subject, name: str | None, data: Path | None) -> "Task":

@@ -56,6 +56,10 @@ def test_force_replaces_what_a_command_wrote(tmp_path: Path, mark: str) -> None:
         (link, "is a link"),
         (lambda out: out.touch(), "is a file"),
         (lambda out: (make(out), os.chdir(out)), "is the folder you work in"),
+        (
+            lambda out: ((out / "a" / "b").mkdir(parents=True), os.chdir(out / "a" / "b")),
+            "holds the folder you work in",
+        ),
     ],
 )
 def test_force_replaces_nothing_else(

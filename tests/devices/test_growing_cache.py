@@ -106,3 +106,42 @@ def test_greedy_generation(decoder):
     found = decoder.generate([3, 4, 5], max_new_tokens=POSITIONS - 3).ids
     whole = by_hand([3, 4, 5, *found])
     assert found == whole[2:-1].argmax(-1).tolist() and len(found) == POSITIONS - 3
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 5])
+def test_what_was_rewound_was_never_fed(decoder, length):
+    """After a rewind, to the very start too, several tokens and single ones follow what was kept, nothing else."""
+    row, more = [3, 1, 4, 1, 5], [9, 2, 6]
+    decoder.prefill([row])
+    decoder.rewind(length)
+    found = [*decoder.extend(more), *decoder.step([7])]
+    np.testing.assert_allclose(found, by_hand([*row[:length], *more, 7])[length:], atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 8])
+def test_rows_of_a_batch_are_rewound_together(decoder, length):
+    """Each row keeps its first positions, as many as it has; a step then is what it would be alone."""
+    rows = [list(RNG.integers(0, VOCAB, n)) for n in (2, 9, 1, 5)]
+    decoder.prefill(rows)
+    decoder.step([1, 2, 3, 4])
+    decoder.rewind(length)
+    found = np.stack([decoder.step([5, 6, 7, 8]), decoder.step([9, 10, 11, 12])])
+    for row, prompt in enumerate(rows):
+        kept = [*prompt, row + 1][:length]
+        expected = by_hand([*kept, row + 5, row + 9])[len(kept) :]
+        np.testing.assert_allclose(found[:, row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", [0, 1, 3])
+def test_a_dropped_row_leaves_the_others_alone(decoder, row):
+    """The last row takes its place with all it had seen, also where the longest is the one that goes."""
+    rows = [list(RNG.integers(0, VOCAB, n)) for n in (2, 9, 1, 5)]
+    decoder.prefill(rows)
+    decoder.step([1, 2, 3, 4])
+    decoder.drop(row)
+    left = [[*prompt, at + 1] for at, prompt in enumerate(rows)]
+    left[row] = left[-1]
+    left.pop()
+    found = np.stack([decoder.step([5, 6, 7]), decoder.step([8, 9, 10])])
+    for at, seen in enumerate(left):
+        np.testing.assert_allclose(found[:, at], by_hand([*seen, at + 5, at + 8])[-2:], atol=1e-5)

@@ -185,6 +185,7 @@ def test_a_traced_classifier(opt_checkpoint, tmp_path, traced_here, parity_here,
         ({"num_hidden_layers": 3}, "tensor .* missing; config.json and the weights disagree"),
         ({"hidden_size": 64}, "transformers cannot load it"),
         ({"model_type": "bert"}, "config.json and the weights disagree"),
+        ({"quantization_config": {"bits": 4}}, "checkpoint/config.json: the weights are quantized already"),
     ],
 )
 def test_what_is_not_traced(changed, tmp_path, traced_here, fields, expected):

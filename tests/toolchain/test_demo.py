@@ -225,3 +225,20 @@ def test_plans_are_data() -> None:
     for plan in PLANS.values():
         assert any(student.train == "none" for student in plan.students)
         assert plan.tokens > 0
+
+
+def test_exports_example_asks_what_the_demo_asks() -> None:
+    """The command in `export --help` holds a student of the demo to the gates that the demo holds it to."""
+    from export.gates import default_gates
+    from export.recipes import RECIPES
+    from toolchain.cli.export import _gates, command
+
+    example = next(
+        shlex.split(line)
+        for line in (command.help or "").splitlines()
+        if line.strip().startswith("toolchain export demo-out/")
+    )
+    given = command.make_context("export", example[2:]).params
+    assert given["int8"]
+    found = _gates(**given | {"recipe": "int8"})
+    assert found == replace(default_gates(RECIPES["int8"]), **(DOCS.gates or {})["int8"])

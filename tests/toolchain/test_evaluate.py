@@ -88,10 +88,72 @@ def test_a_checkpoints_perplexity_is_what_torch_computes(pair, corpus_file, wind
     assert found["corpus"]["name"] == corpus_file.name
 
 
+@pytest.mark.parametrize(("window", "stride"), [(64, 16), (24, 24), (16, 15)])
+def test_a_sliding_window_is_what_torch_computes(pair, corpus_file, window, stride):
+    """Checkpoint and artifact: Hugging Face's loop in float64, all of the text, each token once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    text = corpus_file.read_text()[:2000]
+    short = corpus_file.parent / f"short-{window}.txt"
+    short.write_text(text)
+    ids = torch.tensor([encode_text(load_tokenizer(pair[0]), text)])
+    model = AutoModelForCausalLM.from_pretrained(pair[0]).double().eval()
+    total = count = previous = 0
+    for begin in range(0, ids.shape[1], stride):
+        end = min(begin + window, ids.shape[1])
+        labels = ids[:, begin:end].clone()
+        labels[:, : -(end - previous)] = -100
+        scored = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(model(ids[:, begin:end], labels=labels).loss) * scored if scored else 0
+        count, previous = count + scored, end
+        if end == ids.shape[1]:
+            break
+    for path in pair:
+        found = evaluate(path, corpus=str(short), window=window, stride=stride)["quality"]["perplexity"]
+        assert found["value"] == pytest.approx(math.exp(total / count), rel=1e-4)
+        assert (found["tokens"], found["window"], found["stride"]) == (count, window, stride)
+        nll, tokens = total / count, ids.shape[1]
+        assert found["word_perplexity"] == pytest.approx(math.exp(nll * tokens / len(text.split())), rel=1e-3)
+        assert found["bits_per_byte"] == pytest.approx(
+            nll * tokens / len(text.encode()) / math.log(2), rel=1e-4
+        )
+
+
+def test_words_are_those_of_the_windows(pair, corpus_file):
+    """With a few windows only, words and bytes are counted in the text that they cover."""
+    found = evaluate(pair[0], corpus=str(corpus_file), blocks=3)["quality"]["perplexity"]
+    tokenizer = load_tokenizer(pair[0])
+    text = corpus_file.read_text()
+    covered = tokenizer.decode(encode_text(tokenizer, text)[: 3 * 64])
+    assert text.startswith(covered)
+    assert (found["words"], found["bytes"]) == (len(covered.split()), len(covered.encode()))
+    assert found["stride"] is None
+
+
+def test_results_with_and_without_a_stride_stand_beside_each_other(pair, corpus_file, tmp_path):
+    """Two files, and two rows in the report."""
+    from toolchain.report.join import rows
+    from toolchain.report.lineage import students
+    from toolchain.report.load import load
+
+    for stride in (None, 64):
+        evaluate(pair[0], corpus=str(corpus_file), blocks=2, stride=stride, out=tmp_path)
+    results, _ = load(tmp_path)
+    assert len(results) == 2
+    made = rows(results, students(results))
+    assert {row["stride"] for row in made} == {None, 64}
+    assert all(row["word_perplexity"] and row["bits_per_byte"] for row in made)
+
+
 def test_artifact_and_checkpoint_are_measured_alike(pair, corpus_file):
     """The same tokens in the same windows; fp32 within a thousandth."""
     made = [evaluate(path, corpus=str(corpus_file), blocks=6)["quality"]["perplexity"] for path in pair]
     values = [found.pop("value") for found in made]
+    for name in ("word_perplexity", "bits_per_byte"):
+        first, second = (found.pop(name) for found in made)
+        assert first == pytest.approx(second, rel=1e-2)
     assert made[0] == made[1]
     assert made[0]["window"] == 64  # the model's positions, as they are fewer than 512
     assert values[0] == pytest.approx(values[1], rel=1e-3)
@@ -170,6 +232,8 @@ def corpus(folder, data):
         (lambda folder: corpus(folder, b"fine \xff\xfe"), "not UTF-8 at byte 5"),
         (lambda folder: corpus(folder, b"a few words"), "less than one window of 64"),
         (lambda folder: {**corpus(folder, b"words " * 99), "window": 65}, "has 64 positions"),
+        (lambda folder: {**corpus(folder, b"words " * 99), "stride": 65}, "--stride 65"),
+        (lambda folder: {**corpus(folder, b"words " * 99), "window": 8, "stride": 9}, "choose 1 to 8"),
         (lambda folder: {"task": "tone"}, "is a decoder"),
     ],
 )
@@ -187,6 +251,8 @@ def test_a_classifier_is_asked_only_its_task(classifiers, task, tmp_path, which)
     """A corpus, an unknown task and other labels are refused."""
     with pytest.raises(UserError, match="perplexity is for decoders"):
         evaluate(classifiers[which], corpus="stdlib")
+    with pytest.raises(UserError, match="leave --stride out"):
+        evaluate(classifiers[which], stride=8)
     with pytest.raises(UserError, match="unknown task 'tone'"):
         evaluate(classifiers[which])
     other = tmp_path / "other"
@@ -226,11 +292,14 @@ def test_the_command_prints_a_line_or_json(pair, corpus_file, main):
     assert done.code == 0, done.err
     assert done.out.startswith("llama-fp32: perplexity ")
     assert done.out.endswith(f"on {corpus_file.name} (126 tokens in 2 windows of 64)\n")
+    assert " a word, " in done.out and " bits a byte " in done.out
+    done = main("evaluate", pair[1], "--corpus", corpus_file, "--blocks", 2, "--stride", 32)
+    assert done.out.endswith("(95 tokens in 2 windows of 64, 32 apart)\n"), done.err
     done = main("evaluate", pair[1], "--corpus", corpus_file, "--blocks", 2, "--json")
     assert json.loads(done.out)["quality"]["perplexity"]["blocks"] == 2
 
 
-@pytest.mark.parametrize("args", [["--window", 1], ["--blocks", 0], ["--window", "many"]])
+@pytest.mark.parametrize("args", [["--window", 1], ["--blocks", 0], ["--window", "many"], ["--stride", 0]])
 def test_sizes_are_checked(pair, main, args):
     """Sizes that make no sense are refused before anything is loaded."""
     done = main("evaluate", pair[0], *args)

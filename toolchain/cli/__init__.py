@@ -19,6 +19,7 @@ from toolchain import __version__
 # In the order in which a model passes through them. Each module holds one click command named `command`.
 COMMANDS = (
     "demo",
+    "clean",
     "pretrain",
     "compress",
     "glue",

@@ -28,6 +28,16 @@ TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or di
     help="Strategy that chooses them (toolchain list selectors).  [default: pseudo-uniform]",
 )
 @click.option(
+    "--select-corpus",
+    metavar="TEXT",
+    help="What a strategy that measures looks at: its train part.  [default: --corpus, else stdlib]",
+)
+@click.option(
+    "--select-tokens",
+    type=click.IntRange(min=1),
+    help="About how many tokens of it.  [default: the strategy's]",
+)
+@click.option(
     "--init",
     default="truncate",
     show_default=True,
@@ -65,6 +75,8 @@ def command(
     layers: int | None,
     keep: str | None,
     select: str | None,
+    select_corpus: str | None,
+    select_tokens: int | None,
     init: str,
     train: str,
     force: bool,
@@ -101,6 +113,8 @@ def command(
             layers=layers,
             keep=keep,
             select=select,
+            select_corpus=select_corpus,
+            select_tokens=select_tokens,
             init=init,
             train=train,
             training=training,

@@ -15,6 +15,11 @@ import click
 @click.option(
     "--window", type=click.IntRange(min=2), help="Tokens a window.  [default: 512, or the model's positions]"
 )
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    help="Slide the window by so many tokens: each token scored once, with more context.  [default: side by side]",
+)
 @click.option("--blocks", type=click.IntRange(min=1), help="Only the first so many windows.  [default: all]")
 @click.option(
     "--task", metavar="NAME", help="Labelled task, or a folder with a task.toml; default: the model's."
@@ -26,6 +31,7 @@ def command(
     model: Path,
     corpus: str | None,
     window: int | None,
+    stride: int | None,
     blocks: int | None,
     task: str | None,
     data: Path | None,
@@ -42,7 +48,9 @@ def command(
     """
     from toolchain.evaluate import evaluate
 
-    result = evaluate(model, corpus=corpus, window=window, blocks=blocks, task=task, data=data, out=out)
+    result = evaluate(
+        model, corpus=corpus, window=window, stride=stride, blocks=blocks, task=task, data=data, out=out
+    )
     click.echo(json.dumps(result, indent=2) if as_json else sentence(result))
 
 
@@ -60,4 +68,14 @@ def sentence(result: dict[str, Any]) -> str:
         return f"{name}: {task['metric']} {task['value']:.3f} on {task['rows']} dev rows of {task['name']}"
     found = quality["perplexity"]
     cut = f"{found['tokens']} tokens in {found['blocks']} windows of {found['window']}"
-    return f"{name}: perplexity {figure(found['value'])} on {found['corpus']['name']} ({cut})"
+    if found["stride"]:
+        cut += f", {found['stride']} apart"
+    return (
+        f"{name}: perplexity {figure(found['value'])} a token, {figure(found['word_perplexity'])} a word, "
+        f"{bits(found['bits_per_byte'])} on {found['corpus']['name']} ({cut})"
+    )
+
+
+def bits(per_byte: float | None) -> str:
+    """Bits per byte with three decimals."""
+    return "bits per byte not finite" if per_byte is None else f"{per_byte:.3f} bits a byte"

@@ -72,7 +72,7 @@ def command(
 
     \b
     Example:
-      toolchain export demo-out/students/distilled --out distilled-int8 --int8
+      toolchain export demo-out/students/distilled --out distilled-int8 --int8 --min-agreement 97
     """
     chosen = [name for name, given in (("int8", int8), ("int4", int4), (recipe, recipe is not None)) if given]
     if len(chosen) > 1:

@@ -56,6 +56,7 @@ def _facts(compression: dict[str, Any]) -> list[tuple[str, Any]]:
         ("teacher's sha256", f"`{teacher['sha256']}`"),
         ("weights and tokenizer's sha256", f"`{student['sha256']}`"),
         ("seed", compression["seed"]),
+        *_chosen(compression.get("selection")),
     ]
     if training:
         perplexity, corpus = training["perplexity"], training["corpus"]
@@ -70,6 +71,21 @@ def _facts(compression: dict[str, Any]) -> list[tuple[str, Any]]:
             ),
         ]
     return [*facts, ("versions", ", ".join(f"{k} {v}" for k, v in compression["versions"].items()))]
+
+
+def _chosen(selection: dict[str, Any] | None) -> list[tuple[str, Any]]:
+    """What a strategy that measures saw: the text, and the scores of each round by a run's first layer."""
+    if selection is None:
+        return []
+    corpus = selection["corpus"]
+    text = f"{selection['tokens']:,} tokens of {corpus['name']}'s train part (sha256 `{corpus['sha256']}`)"
+    rows = [("layers chosen by", f"{selection['method']} on {text}")]
+    for number, found in enumerate(selection["rounds"], 1):
+        scores = (
+            f"{layer}: {score:.4g}" for layer, score in zip(found["layers"], found["scores"], strict=False)
+        )
+        rows.append((f"scores, round {number}, lowest dropped", ", ".join(scores)))
+    return rows
 
 
 def _license(teacher: Path) -> str | None:

@@ -14,7 +14,7 @@ from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
 from toolchain.compress.card import model_card
 from toolchain.compress.faults import plain_faults
-from toolchain.compress.select import choose, explicit
+from toolchain.compress.select import MEASURED, choose, explicit, refuse_shape
 from toolchain.compress.teacher import resolve, teacher_name
 from toolchain.compress.trainer import Training, first_process, processes, refuse
 from toolchain.compress.truncate import open_teacher, randomize, truncate, verify
@@ -35,6 +35,8 @@ def compress(
     layers: int | None = None,
     keep: str | None = None,
     select: str | None = None,
+    select_corpus: str | None = None,
+    select_tokens: int | None = None,
     init: str = "truncate",
     train: str = "none",
     training: Training | None = None,
@@ -46,14 +48,21 @@ def compress(
     """Make a student of `teacher` in the folder `out`, and return what its compression.json holds.
 
     `layers` of the teacher's are kept by strategy `select` (default pseudo-uniform), or those named in
-    `keep` ("0,2,4"). With `init` "random" the student has that many layers and fresh weights instead: the
-    control. `training` (needed unless `train` is "none") says how to train the student afterwards, on text
-    alone ("pretrain") or towards the teacher ("distill"). A training run that was interrupted goes on when
-    the same call is made again; `say` is told so, and every other step. Processes of `accelerate launch`
-    other than the first train along and return the training record (nothing without training).
+    `keep` ("0,2,4"). A strategy that measures looks at about `select_tokens` tokens of `select_corpus`'s
+    train part (default: the corpus to train on, else stdlib; toolchain/compress/score.py). With `init`
+    "random" the student has that many layers and fresh weights instead: the control. `training` (needed
+    unless `train` is "none") says how to train the student afterwards, on text alone ("pretrain") or towards
+    the teacher ("distill"). A training run that was interrupted goes on when the same call is made again;
+    `say` is told so, and every other step. Processes of `accelerate launch` other than the first train along
+    and return the training record (nothing without training).
     UserError for what cannot be done, before anything is written or with all that was written removed.
     """
     _refuse_contradictions(layers, keep, select, init, train, training)
+    if (select_corpus, select_tokens) != (None, None) and select not in MEASURED:
+        raise UserError(
+            f"--select-corpus, --select-tokens: for strategies that measure ({', '.join(MEASURED)}); "
+            "choose one with --select, or leave them out"
+        )
     if train == "none" and not first_process():
         return {}
     refuse_existing(out, force)
@@ -63,8 +72,11 @@ def compress(
     _refuse_overlap(out, folder)
     _, arch = open_teacher(folder)
     _check_tokenizer(folder, train, say)
-    kept = _kept(arch.layers, layers, keep, select, seed)
+    kept, selection = _kept(arch.layers, layers, keep, select, seed), None
     corpus = _corpus(training, arch.positions)
+    if select in MEASURED:
+        text = select_corpus or corpus or "stdlib"
+        kept, selection = _measured(folder, select, arch.layers, len(kept), text, select_tokens, seed)
     request: dict[str, Any] = {
         "teacher": {"name": teacher_name(teacher), "sha256": identity(folder)}
         | {"layers": arch.layers, "parameters": parameters(arch)},
@@ -83,7 +95,8 @@ def compress(
         say(_plan(request, out))
         _initialise(folder, kept, init, seed, staging)
         record = None if train == "none" else _train(staging, str(folder), train, training, corpus)
-        result = _record(request, record, command, out.name, staging, verify(staging, None))
+        student = verify(staging, None)
+        result = _record(request, record, command, out.name, staging, student) | {"selection": selection}
         (staging / "README.md").write_text(model_card(result, folder), encoding="utf-8")
         write_json(staging / "compression.json", result)
     return result
@@ -146,9 +159,12 @@ def _check_tokenizer(teacher: Path, train: str, say: Callable[[str], object]) ->
 
 
 def _kept(total: int, layers: int | None, keep: str | None, select: str | None, seed: int) -> list[int]:
-    """The layers to keep, from a strategy or as named."""
+    """The layers to keep, from a strategy or as named; as many as are asked for where they must be measured."""
     if keep is None:
         assert layers is not None
+        if select in MEASURED:
+            refuse_shape(select, total, layers)
+            return list(range(layers))
         return choose(select or "pseudo-uniform", total, layers, seed)
     kept = explicit(keep, total)
     if layers not in (None, len(kept)):
@@ -156,6 +172,15 @@ def _kept(total: int, layers: int | None, keep: str | None, select: str | None, 
             f"--keep {keep}: names {len(kept)} layers, --layers says {layers}; give one of the two"
         )
     return kept
+
+
+def _measured(
+    teacher: Path, select: str, total: int, k: int, text: "Corpus | str", tokens: int | None, seed: int
+) -> tuple[list[int], dict[str, Any]]:
+    """The layers to keep by what they are worth on `text`, and compression.json's `selection`."""
+    from toolchain.compress.score import measure
+
+    return measure(teacher, select, total, k, corpus=text, tokens=tokens, seed=seed)
 
 
 def _plan(request: dict[str, Any], out: Path) -> str:

@@ -4,11 +4,14 @@ The strategies and their table are those of Li et al., "A Short Study on Compres
 Models" (arXiv 2110.08460). Pseudo-uniform and uniform give every cell of it. A few printed cells follow no
 rule that also gives their neighbours: bottom-half at 24 and 36 layers, top-half at 36 and uniform-2 at 24;
 there the rule is kept and the cell is not. `random` draws its own layers. See docs/adr/0002.
+
+Strategies that measure (MEASURED) are integer functions as well: what they choose by is given to them as a
+function from layers to scores. toolchain/compress/score.py has the ones that run the teacher.
 """
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from devices.errors import UserError, unknown
 
@@ -72,6 +75,41 @@ SELECTORS: dict[str, Callable[[int, int, int], list[int]]] = {
     "first": first,
 }
 
+# score(layers, drop) -> for each run of `drop` neighbours in `layers`, from its first on, how much is lost
+# when that run is left out: len(layers) - drop + 1 figures, the lowest best.
+Score = Callable[[list[int], int], Sequence[float]]
+
+
+def lowest(n: int, k: int, score: Score) -> list[int]:
+    """Drops the n-k layers of the lowest scores, all scored once; of equal ones the deepest."""
+    losses = score(list(range(n)), 1)
+    dropped = sorted(range(n), key=lambda i: (losses[i], -i))[: n - k]
+    return [i for i in range(n) if i not in dropped]
+
+
+def contiguous(n: int, k: int, score: Score) -> list[int]:
+    """Drops the one run of n-k neighbours of the lowest score; of equal ones the deepest."""
+    losses = score(list(range(n)), n - k)
+    start = min(range(k + 1), key=lambda i: (losses[i], -i))
+    return [*range(start), *range(start + n - k, n)]
+
+
+def greedy(n: int, k: int, score: Score) -> list[int]:
+    """Drops the layer of the lowest score (of equal ones the deepest), scores what is left, and so on."""
+    kept = list(range(n))
+    while len(kept) > k:
+        losses = score(list(kept), 1)
+        del kept[min(range(len(kept)), key=lambda i: (losses[i], -i))]
+    return kept
+
+
+# name -> how it chooses; what it measures stands under the same name in score.py's SCORERS.
+MEASURED: dict[str, Callable[[int, int, Score], list[int]]] = {
+    "block-influence": lowest,
+    "angular": contiguous,
+    "perplexity": greedy,
+}
+
 
 def choose(name: str, layers: int, k: int, seed: int | None = None) -> list[int]:
     """The `k` layers of `layers` that strategy `name` keeps, 0-indexed and increasing.
@@ -79,10 +117,7 @@ def choose(name: str, layers: int, k: int, seed: int | None = None) -> list[int]
     UserError for an unknown name, a `k` outside 1..layers, and where the strategy has no answer (the half
     strategies with more than half of the layers, uniform-2 where its indices repeat).
     """
-    if name not in SELECTORS:
-        raise unknown("strategy", name, SELECTORS)
-    if not 1 <= k <= layers:
-        raise UserError(f"--layers {k}: the teacher has {layers} layers; choose 1 to {layers}")
+    refuse_shape(name, layers, k)
     chosen = SELECTORS[name](layers, k, seed or 0)
     increasing = all(a < b for a, b in itertools.pairwise(chosen))
     if chosen[0] < 0 or chosen[-1] >= layers or not increasing:
@@ -91,6 +126,23 @@ def choose(name: str, layers: int, k: int, seed: int | None = None) -> list[int]
             f"({','.join(map(str, chosen))}); choose fewer --layers or another strategy"
         )
     return chosen
+
+
+def choose_measured(name: str, layers: int, k: int, score: Score) -> list[int]:
+    """The `k` layers of `layers` that strategy `name` of MEASURED keeps by `score`, 0-indexed and increasing.
+
+    Nothing is scored where nothing is dropped. UserError for an unknown name and a `k` outside 1..layers.
+    """
+    refuse_shape(name, layers, k)
+    return MEASURED[name](layers, k, score) if k < layers else list(range(layers))
+
+
+def refuse_shape(name: str, layers: int, k: int) -> None:
+    """UserError for an unknown strategy and for a `k` outside 1..layers."""
+    if name not in SELECTORS and name not in MEASURED:
+        raise unknown("strategy", name, [*SELECTORS, *MEASURED])
+    if not 1 <= k <= layers:
+        raise UserError(f"--layers {k}: the teacher has {layers} layers; choose 1 to {layers}")
 
 
 def explicit(text: str, layers: int) -> list[int]:

@@ -30,6 +30,7 @@ BUILDERS = {
     ".json": "json",
     ".parquet": "parquet",
 }
+REPORT = "clean.json"  # what `toolchain clean` says of the text beside it; no text itself
 STRINGS = ("string", "large_string", "string_view")
 
 
@@ -88,14 +89,16 @@ def _documents(spec: str) -> "Dataset":
     make_cache(Path(config.HF_DATASETS_CACHE))
     with quiet_datasets():
         hub = spec.startswith("hub:")
-        parts = [_hub(spec)] if hub else [_file(path) for path in _files(Path(spec))]
+        parts = [_hub(spec)] if hub else [_file(path) for path in text_files(Path(spec))]
         texts = concatenate_datasets(parts)
         return texts.filter(lambda text: bool(text and text.strip()), input_columns="text")
 
 
-def _files(path: Path) -> list[Path]:
+def text_files(path: Path) -> list[Path]:
+    """`path` itself or the files below it, of the kinds that are read; UserError where there is none."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS)
+        found = sorted(file for file in path.rglob("*") if file.suffix in BUILDERS)
+        files = [file for file in found if file.name != REPORT]
         if not files:
             raise UserError(f"corpus '{path}': no {', '.join(BUILDERS)} file in this folder; put text there")
         return files
@@ -149,6 +152,19 @@ def _hub(spec: str) -> "Dataset":
     return _texts(data, f"hub:{name}")
 
 
+def export_hub(spec: str, cache: Path | None = None) -> Path:
+    """The documents of hub:NAME[:CONFIG] as a jsonl file in the cache, named by the data set's fingerprint."""
+    root = make_cache(cache or cache_folder("corpus"))
+    data = _documents(spec)
+    path = root / f"hub-{data._fingerprint}.jsonl"
+    if not path.is_file():
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with quiet_datasets():
+            data.to_json(partial)
+        partial.replace(path)
+    return path
+
+
 def _texts(data: "Dataset", spec: str) -> "Dataset":
     """The column `text` alone, as strings; UserError where there is none or it holds something else."""
     from datasets import Value
@@ -187,10 +203,37 @@ def pack(texts: "Dataset", tokenizer: Path, eos: int | None, window: int) -> "np
     stream = ids.with_format("arrow").data.column("ids").combine_chunks().flatten().to_numpy()
     blocks = len(stream) // window
     if not blocks:
-        raise UserError(
-            f"corpus: {len(stream)} tokens fill no block of {window}; name a larger one or a smaller --window"
-        )
+        raise _no_block(len(stream), window)
     return np.asarray(stream[: blocks * window], np.int64).reshape(blocks, window)
+
+
+def sample(
+    texts: "Dataset", tokenizer: Path, eos: int | None, window: int, tokens: int, seed: int
+) -> "np.ndarray":
+    """About `tokens` tokens of documents drawn with `seed`, packed as `pack` does: int64 [blocks, window].
+
+    Blocks are whole, the last one rounded up; fewer where the text has no more. Only what is drawn is
+    tokenized. UserError where the text fills no block.
+    """
+    import numpy as np
+
+    wanted = -(-tokens // window) * window
+    coder, stream = load_tokenizer(tokenizer), []
+    for row in np.random.default_rng(seed).permutation(len(texts)):
+        stream += coder.encode(texts[int(row)]["text"], add_special_tokens=False).ids
+        stream += [] if eos is None else [eos]
+        if len(stream) >= wanted:
+            break
+    blocks = min(len(stream), wanted) // window
+    if not blocks:
+        raise _no_block(len(stream), window)
+    return np.asarray(stream[: blocks * window], np.int64).reshape(blocks, window)
+
+
+def _no_block(tokens: int, window: int) -> UserError:
+    return UserError(
+        f"corpus: {tokens} tokens fill no block of {window}; name a larger one or a smaller --window"
+    )
 
 
 def heldout_file(spec: str, cache: Path | None = None) -> Path:

@@ -14,16 +14,20 @@ COLUMNS = (
     *("student", "subject", "name", "kind", "recipe", "layers", "parameters", "file_bytes"),
     *("device", "emulated", "workload", "prompt", "generate", "threads", "rounds"),
     *(f"{name}_{part}" for name in SPREADS for part in ("p25", "median", "p75", "p95", "p99")),
-    *("perplexity", "perplexity_tokens", "window", "blocks", "corpus", "corpus_sha256"),
+    *("perplexity", "perplexity_tokens", "window", "stride", "blocks", "corpus", "corpus_sha256"),
+    *("word_perplexity", "bits_per_byte"),
     *("task", "metric", "task_value", "task_rows", "baseline"),
     *("train", "objective", "train_tokens", "train_hours", "seed"),
     *("checkpoint_sha256", "teacher_sha256", "sha256", "created"),
 )
 
 
-PERPLEXITY = ("perplexity", "perplexity_tokens", "window", "blocks", "corpus", "corpus_sha256")
+PERPLEXITY = (
+    *("perplexity", "perplexity_tokens", "window", "stride", "blocks", "corpus", "corpus_sha256"),
+    *("word_perplexity", "bits_per_byte"),
+)
 TASK = ("task_value", "task", "metric", "task_rows", "baseline")
-SETTINGS = ("device", "workload", "threads", "corpus_sha256", "window", "blocks", "task")
+SETTINGS = ("device", "workload", "threads", "corpus_sha256", "window", "stride", "blocks", "task")
 
 
 def rows(
@@ -63,7 +67,8 @@ def _merge_quality(found: Iterable[tuple[str, Row]]) -> list[Row]:
             for keys in (PERPLEXITY, TASK):
                 if twin[keys[0]] is None and row[keys[0]] is not None:
                     twin.update({key: row[key] for key in keys})
-            told = told or all(twin[key] == row[key] for key in SETTINGS[3:] if row[key] is not None)
+            said = [key for key in SETTINGS[3:] if row[key] is not None or key == "stride"]
+            told = told or all(twin[key] == row[key] for key in said)
         if not told:
             merged.append(row)
     return merged
@@ -107,7 +112,10 @@ def row(result: Result, student: Student) -> Row:
         "perplexity": perplexity.get("value"),
         "perplexity_tokens": perplexity.get("tokens"),
         "window": perplexity.get("window"),
+        "stride": perplexity.get("stride"),
         "blocks": perplexity.get("blocks"),
+        "word_perplexity": perplexity.get("word_perplexity"),
+        "bits_per_byte": perplexity.get("bits_per_byte"),
         "corpus": (perplexity.get("corpus") or {}).get("name"),
         "corpus_sha256": (perplexity.get("corpus") or {}).get("sha256"),
         "task": task.get("name") or (student.glue or {}).get("task"),

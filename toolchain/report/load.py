@@ -62,7 +62,10 @@ PERPLEXITY = _object(
     value={"type": ["number", "null"], "exclusiveMinimum": 0},
     tokens=SIZE,
     window=SIZE,
+    stride=SIZE,
     blocks=SIZE,
+    word_perplexity=NUMBER,
+    bits_per_byte=NUMBER,
     corpus=_object(name=TEXT_OR_NULL, sha256=TEXT_OR_NULL),
 )
 RESULT = _object(

@@ -64,7 +64,7 @@ def _machine(row: Row) -> Setting:
 
 
 def _text(row: Row) -> Setting:
-    return row["corpus_sha256"], row["window"], row["blocks"]
+    return row["corpus_sha256"], row["window"], row["stride"], row["blocks"]
 
 
 def fronts(rows: list[Row], cost: str) -> list[Row]:
@@ -97,7 +97,8 @@ def conditions(rows: list[Row]) -> str:
             if text["blocks"] and text["window"]
             else ""
         )
-        parts.append(f"perplexity on {text['corpus'] or 'an unnamed text'}{blocks}")
+        apart = f", {text['stride']:.0f} apart" if text["stride"] else ""
+        parts.append(f"perplexity on {text['corpus'] or 'an unnamed text'}{blocks}{apart}")
     return "; ".join(parts)
 
 
@@ -111,7 +112,7 @@ def headings(found: dict[Setting, list[Row]]) -> list[str]:
 
 def _setting(rows: list[Row], key: Setting) -> tuple[str, ...]:
     """A setting's parts in words, empty where it has none."""
-    device, workload, threads, text, window, blocks = key
+    device, workload, threads, text, window, stride, blocks = key
     named = next((r["corpus"] for r in rows if r["corpus"]), None)
     return (
         f"device {device}",
@@ -119,6 +120,7 @@ def _setting(rows: list[Row], key: Setting) -> tuple[str, ...]:
         f"{threads:.0f} thread{'s' * (threads != 1)}" if threads else "",
         f"text {named or 'unnamed'} ({text[:6]})" if text else "no text",
         f"windows of {window:.0f} tokens" if window else "",
+        f"{stride:.0f} tokens apart" if stride else "",
         f"{blocks:.0f} blocks" if blocks else "",
     )
 
