@@ -2,7 +2,7 @@
 
 A table of the study file says which stages stand in a cell: `columns` and `rows` are conditions that are merged,
 a row's over its column's. A condition is a section (`evaluate = "zero-shot"`) or a stage's subject or option
-(`of = "cut-*"`, `method = "kd"`). Several runs in a cell are seeds of one: mean and spread.
+(`of = "cut-*"`, `method = "kd"`; a list is any of them). Several runs in a cell are seeds of one: mean and spread.
 """
 
 import csv
@@ -150,12 +150,15 @@ def fill(study: Study, name: str, found: list[Figure]) -> Table:
 
 def _meets(figure: Figure, wanted: dict[str, Any]) -> bool:
     stage = figure.stage
-    facts = {"of": stage.of, "metric": figure.metric, **stage.options}
+    facts = {"kind": stage.kind, "of": stage.of, "metric": figure.metric, **stage.options}
     for key, value in wanted.items():
         if key in TAKES:
             if (stage.kind, stage.section) != (key, value):
                 return False
-        elif not fnmatchcase(str(facts.get(key)), str(value)):
+        elif not any(
+            fnmatchcase(str(facts.get(key)), str(one))
+            for one in (value if isinstance(value, list) else [value])
+        ):
             return False
     return True
 
