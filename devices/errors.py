@@ -1,6 +1,5 @@
 """The two ways a command ends badly on purpose, and how an unknown name is answered."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -19,6 +18,8 @@ def install(extra: str) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a `name` that is no `kind` we know, with the nearest names first."""
+    import difflib  # only where something was misspelt
+
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

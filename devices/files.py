@@ -6,8 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +117,8 @@ def refuse_unwritable(out: Path) -> None:
         raise UserError(
             f"{out}: {there} is a file, and --out names a folder of results; choose another --out"
         )
+    import tempfile  # with `random`: not for a program that only reads an artifact
+
     try:
         tempfile.TemporaryFile(dir=there).close()  # permissions alone say too much of /proc
     except OSError:
@@ -149,13 +149,13 @@ def staged(out: Path, *, force: bool = False, resume: bool = False) -> Iterator[
                 old_path(out).rename(out)
             refuse_existing(out, force)
             if staging.exists() and not resume:
-                shutil.rmtree(staging)
+                _remove(staging, ignore_errors=False)
             staging.mkdir(exist_ok=True)
             yield staging
             _publish(staging, out, force)
         finally:
             if not resume:
-                shutil.rmtree(staging, ignore_errors=True)
+                _remove(staging)
             lock_path.unlink(missing_ok=True)
 
 
@@ -204,7 +204,7 @@ def _publish(staging: Path, out: Path, force: bool) -> None:
     refuse_existing(out, force)  # it may have appeared meanwhile
     _open_to_read(staging)
     old = old_path(out)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     try:
         if out.exists():
             out.rename(old)
@@ -213,4 +213,11 @@ def _publish(staging: Path, out: Path, force: bool) -> None:
         if old.exists() and not out.exists():
             old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(folder: Path, ignore_errors: bool = True) -> None:
+    """Remove a folder and all that is in it."""
+    import shutil  # with bz2, lzma and zlib: not for a program that only reads an artifact
+
+    shutil.rmtree(folder, ignore_errors=ignore_errors)

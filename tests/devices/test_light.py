@@ -11,6 +11,18 @@ ROOT = Path(__file__).resolve().parents[2]
 UNUSED = [
     *("tokenizers", "huggingface_hub", "packaging", "click", "tqdm", "yaml"),
     *("numpy.random", "importlib.metadata", "email", "logging", "asyncio", "http", "ssl"),
+    *(
+        "tempfile",
+        "random",
+        "shutil",
+        "bz2",
+        "lzma",
+        "difflib",
+        "subprocess",
+        "multiprocessing",
+        "concurrent",
+    ),
+    *("tomllib", "fractions", "decimal", "unittest", "xml", "csv", "socket", "select", "queue"),
 ]
 USE = """
 import os, sys
