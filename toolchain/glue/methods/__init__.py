@@ -1,0 +1,10 @@
+"""How to fine-tune, by name: each method in a file with its source."""
+
+from toolchain.glue.methods import (
+    finetune,
+)
+from toolchain.glue.methods.method import Method
+
+METHODS: dict[str, Method] = {
+    "finetune": finetune.METHOD,
+}
