@@ -2,9 +2,11 @@
 
 from toolchain.glue.methods import (
     finetune,
+    label_smoothing,
 )
 from toolchain.glue.methods.method import Method
 
 METHODS: dict[str, Method] = {
     "finetune": finetune.METHOD,
+    "label-smoothing": label_smoothing.METHOD,
 }
