@@ -3,10 +3,12 @@
 from toolchain.glue.methods import (
     finetune,
     label_smoothing,
+    tf_reg,
 )
 from toolchain.glue.methods.method import Method
 
 METHODS: dict[str, Method] = {
     "finetune": finetune.METHOD,
     "label-smoothing": label_smoothing.METHOD,
+    "tf-reg": tf_reg.METHOD,
 }
