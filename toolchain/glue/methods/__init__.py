@@ -2,6 +2,7 @@
 
 from toolchain.glue.methods import (
     finetune,
+    kd,
     label_smoothing,
     tf_reg,
 )
@@ -11,4 +12,5 @@ METHODS: dict[str, Method] = {
     "finetune": finetune.METHOD,
     "label-smoothing": label_smoothing.METHOD,
     "tf-reg": tf_reg.METHOD,
+    "kd": kd.METHOD,
 }
