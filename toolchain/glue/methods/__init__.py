@@ -4,6 +4,7 @@ from toolchain.glue.methods import (
     finetune,
     kd,
     label_smoothing,
+    self_kd,
     tf_reg,
 )
 from toolchain.glue.methods.method import Method
@@ -12,5 +13,6 @@ METHODS: dict[str, Method] = {
     "finetune": finetune.METHOD,
     "label-smoothing": label_smoothing.METHOD,
     "tf-reg": tf_reg.METHOD,
+    "self-kd": self_kd.METHOD,
     "kd": kd.METHOD,
 }
