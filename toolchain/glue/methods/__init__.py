@@ -4,6 +4,7 @@ from toolchain.glue.methods import (
     finetune,
     kd,
     label_smoothing,
+    rail,
     self_kd,
     tf_reg,
 )
@@ -15,4 +16,5 @@ METHODS: dict[str, Method] = {
     "tf-reg": tf_reg.METHOD,
     "self-kd": self_kd.METHOD,
     "kd": kd.METHOD,
+    "rail": rail.METHOD,
 }
