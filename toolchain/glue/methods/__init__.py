@@ -1,6 +1,7 @@
 """How to fine-tune, by name: each method in a file with its source."""
 
 from toolchain.glue.methods import (
+    annealing,
     finetune,
     kd,
     label_smoothing,
@@ -17,4 +18,5 @@ METHODS: dict[str, Method] = {
     "self-kd": self_kd.METHOD,
     "kd": kd.METHOD,
     "rail": rail.METHOD,
+    "annealing": annealing.METHOD,
 }
