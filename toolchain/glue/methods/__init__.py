@@ -5,6 +5,7 @@ from toolchain.glue.methods import (
     finetune,
     kd,
     label_smoothing,
+    pkd,
     rail,
     self_kd,
     tf_reg,
@@ -19,4 +20,5 @@ METHODS: dict[str, Method] = {
     "kd": kd.METHOD,
     "rail": rail.METHOD,
     "annealing": annealing.METHOD,
+    "pkd": pkd.METHOD,
 }
