@@ -2,9 +2,11 @@
 
 from toolchain.glue.methods import (
     annealing,
+    combined,
     finetune,
     kd,
     label_smoothing,
+    mate,
     pkd,
     rail,
     self_kd,
@@ -20,5 +22,7 @@ METHODS: dict[str, Method] = {
     "kd": kd.METHOD,
     "rail": rail.METHOD,
     "annealing": annealing.METHOD,
+    "mate": mate.METHOD,
+    "combined": combined.METHOD,
     "pkd": pkd.METHOD,
 }
