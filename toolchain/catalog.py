@@ -65,9 +65,9 @@ def tasks() -> dict[str, str]:
 
 def methods() -> dict[str, str]:
     """How a model is fine-tuned on a task."""
-    from toolchain.glue.finetune import METHODS
+    from toolchain.glue.methods import METHODS
 
-    return {name: first_line(function) for name, function in METHODS.items()}
+    return {name: method.description for name, method in METHODS.items()}
 
 
 def rules() -> dict[str, str]:

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import hashlib
 import json
@@ -9,7 +10,9 @@ import pytest
 
 from devices.errors import UserError
 from toolchain.glue import classifier
-from toolchain.glue.finetune import METHODS, finetune
+from toolchain.glue.finetune import finetune
+from toolchain.glue.methods import METHODS
+from toolchain.glue.methods.method import Stage
 from toolchain.glue.run import glue
 from toolchain.glue.tasks import Row, load_task
 
@@ -185,16 +188,21 @@ def test_no_row_is_empty_or_ends_in_padding(gpt2_checkpoint, row):
     assert ids == [end] or ids[-1] != end
 
 
+def replaced(loss):
+    """Plain fine-tuning with another loss."""
+    return dataclasses.replace(METHODS["finetune"], stages=(lambda setting: Stage(loss),))
+
+
 def test_a_loss_that_is_no_number_stops_at_its_step(small, task, tmp_path, monkeypatch):
     """One line with the step, and nothing left that looks finished."""
     calls = []
 
-    def spoiled(model, batch):
+    def spoiled(model, batch, moment):
         calls.append(1)
         return model(**batch).loss * (float("nan") if len(calls) == 3 else 1.0)
 
-    monkeypatch.setitem(METHODS, "finetune", spoiled)
-    with pytest.raises(UserError, match="task tone: the loss is nan at step 3; lower --lr"):
+    monkeypatch.setitem(METHODS, "finetune", replaced(spoiled))
+    with pytest.raises(UserError, match="task tone: the loss is nan at epoch 1, step 3; lower --lr"):
         finetune(small["gpt2"], task, tmp_path / "out", epochs=1)
     assert not list(tmp_path.iterdir())
 
@@ -202,10 +210,10 @@ def test_a_loss_that_is_no_number_stops_at_its_step(small, task, tmp_path, monke
 def test_an_interrupt_leaves_nothing(small, task, tmp_path, monkeypatch):
     """Ctrl-C during training leaves neither the folder nor its staging."""
 
-    def interrupted(model, batch):
+    def interrupted(model, batch, moment):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(METHODS, "finetune", interrupted)
+    monkeypatch.setitem(METHODS, "finetune", replaced(interrupted))
     with pytest.raises(KeyboardInterrupt):
         finetune(small["gpt2"], task, tmp_path / "out", epochs=1)
     assert not list(tmp_path.iterdir())
@@ -219,7 +227,7 @@ def test_a_full_disk_is_one_line(small, task, tmp_path, main, monkeypatch, words
     def full(*_):
         raise SafetensorError(words) if words else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("toolchain.glue.finetune._trainer", full)
+    monkeypatch.setattr("toolchain.glue.finetune.tune", full)
     done = main("glue", small["gpt2"], "--task", task.path, "--out", tmp_path / "out")
     assert done.code == 2 and done.err.count("\n") == 1
     assert "no space left on device; free some disk" in done.err

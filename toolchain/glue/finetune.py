@@ -1,8 +1,8 @@
-"""Fine-tuning a decoder on a labelled task, on transformers' Trainer (docs/adr/0003-trainer.md)."""
+"""Fine-tuning a decoder on a labelled task by a method of toolchain/glue/methods/: what is asked, refused, written."""
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +11,19 @@ from devices.errors import UserError, unknown
 from devices.files import read_record, sha256, staged, write_json
 from toolchain import __version__
 from toolchain.compress.faults import plain_faults
+from toolchain.glue.methods import METHODS
+from toolchain.glue.methods.method import Setting, resolve, split_epochs
+from toolchain.glue.methods.teacher import find, open_teacher
 from toolchain.glue.tasks import Task, sample
+from toolchain.glue.tuning import Run, tune
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, Trainer
+    from transformers import PreTrainedModel
+
+    from export.checkpoint import Checkpoint
 
 SCHEMA = 1
 MAX_TOKENS = 128  # GLUE's customary length; the published scripts of the study use it too
-
-
-def task_loss(model: "PreTrainedModel", batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
-    """Cross-entropy of the labels [rows], or the mean squared error of a regression; a scalar."""
-    return model(**batch).loss
-
-
-# How to fine-tune, by name: what turns the model and a batch (input_ids, attention_mask, labels) into a loss.
-METHODS: "dict[str, Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]]" = {
-    "finetune": task_loss,
-}
 
 
 @plain_faults()
@@ -39,6 +33,8 @@ def finetune(
     out: Path,
     *,
     method: str = "finetune",
+    teacher: Path | None = None,
+    options: Mapping[str, Any] | None = None,
     epochs: int = 3,
     batch: int = 16,
     lr: float = 5e-5,
@@ -52,30 +48,37 @@ def finetune(
     """Fine-tune the checkpoint `model` on `task`, write the classifier to `out`, return its glue.json.
 
     The dev metric is taken after each epoch and told to `say`; the weights of the best epoch are kept, in
-    float32. `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row (128, or the
-    model's positions where they are fewer). The same seed on the same machine gives the same weights.
-    `command` is recorded as what made it.
+    float32. `teacher` is a classifier for the same task, or a folder of such by task; `options` are the
+    method's, as texts or values. `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row
+    (128, or the models' positions where they are fewer). The same seed on the same machine gives the same
+    weights. `command` is recorded as what made it.
 
     Raises:
-        UserError: unknown method, a checkpoint or data that cannot be read, a loss that is not a number.
+        UserError: unknown method or option, a method that does not do for the task, a teacher that is missing,
+            not wanted or of another task, a checkpoint or data that cannot be read, a loss that is not a number.
     """
     from toolchain.quiet import quiet
 
     model, out = Path(model), Path(out)
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    asked = request(model, task, method, settings, max_tokens, rows)
-    train, dev = sample(task.rows("train"), rows, seed), task.rows("dev")
+    asked = request(model, task, method, settings, max_tokens, rows, teacher=teacher, options=options)
     start = time.monotonic()
     with staged(out, force=force) as staging:
-        data = [encoded(model, task, part, asked["max_tokens"]) for part in (train, dev)]
+        guide, own = None if teacher is None else find(Path(teacher), task, seed), None
+        if METHODS[method].teacher == "own" and guide is None:
+            guide = staging / "teacher"
+            own = _own_teacher(model, task, guide, settings, max_tokens, rows, say)
+        train, dev = sample(task.rows("train"), rows, seed), task.rows("dev")
+        train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
         with quiet():
-            trainer = _trainer(model, task, data, staging / "snapshots", method, settings, say)
-            trainer.train()
-            _save(trainer, model, staging)
-        values = [entry["eval_value"] for entry in trainer.state.log_history if "eval_value" in entry]
+            setting = _setting(model, guide, task, asked)
+            run = Run(task, train_data, dev_data, settings, staging / "snapshots", say)
+            values = tune(method, METHODS[method], setting, run)
+            _save(setting.student, model, staging)
         record = {
             **asked,
             "command": command,
+            "own_teacher": own,
             "value": max(values),
             "values": values,  # after each epoch
             "hours": round((time.monotonic() - start) / 3600, 4),
@@ -87,38 +90,117 @@ def finetune(
 
 
 def request(
-    model: Path, task: Task, method: str, settings: dict[str, Any], max_tokens: int | None, rows: int | None
+    model: Path,
+    task: Task,
+    method: str,
+    settings: dict[str, Any],
+    max_tokens: int | None,
+    rows: int | None,
+    *,
+    teacher: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The part of glue.json that is known beforehand: two runs with the same one give the same classifier.
 
-    UserError for an unknown method, a checkpoint or data that cannot be read, or too long rows.
+    UserError for all that `finetune` refuses but a loss that is not a number; nothing heavy is loaded.
     """
     from export.architecture import check
-    from export.checkpoint import identity, open_checkpoint
+    from export.checkpoint import open_checkpoint
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    resolved = resolve(method, METHODS[method], options)
+    split_epochs(method, METHODS[method], resolved, settings["epochs"])
     if not (isfinite(settings["lr"]) and settings["lr"] > 0):
         raise UserError(f"--lr {settings['lr']}: must be a number above 0")
-    positions = check(open_checkpoint(model)).positions
+    student = open_checkpoint(model)
+    positions = check(student).positions
     if max_tokens is not None and max_tokens > positions:
         raise UserError(
             f"{model}: has {positions} positions, {max_tokens} tokens do not fit; lower max tokens"
         )
+    max_tokens = max_tokens or min(MAX_TOKENS, positions)
+    guide = None if teacher is None else find(Path(teacher), task, settings["seed"])
+    _refuse_method(method, student, guide, task, max_tokens)
     train, dev = sample(task.rows("train"), rows, settings["seed"]), task.rows("dev")
     return {
         "schema": SCHEMA,
         "toolchain": __version__,
-        "base": {"name": model.resolve().name, "sha256": identity(model)},
+        "base": _named(model),
         "task": task.name,
         **{key: value for key, value in task.summary().items() if key != "name"},
         "data": {split: sha256(task.path / task.files[split]) for split in ("train", "dev")},
         "method": method,
+        "options": resolved or None,
+        "teacher": None if guide is None else _named(guide),
         **settings,
-        "max_tokens": max_tokens or min(MAX_TOKENS, positions),
+        "max_tokens": max_tokens,
         "rows": len(train),
         "dev_rows": len(dev),
     }
+
+
+def _named(checkpoint: Path) -> dict[str, str]:
+    from export.checkpoint import identity
+
+    return {"name": checkpoint.resolve().name, "sha256": identity(checkpoint)}
+
+
+def _refuse_method(
+    method: str, student: "Checkpoint", guide: Path | None, task: Task, max_tokens: int
+) -> None:
+    """UserError where the method and its teacher do not do for this student and task."""
+    spec, teacher = METHODS[method], None
+    if spec.teacher == "needed" and guide is None:
+        raise UserError(
+            f"method {method}: learns from a teacher; pass --teacher with a classifier for {task.name} "
+            "that `toolchain glue` made"
+        )
+    if guide is not None:
+        if spec.teacher == "none":
+            takers = ", ".join(name for name, other in METHODS.items() if other.teacher != "none")
+            raise UserError(f"method {method}: takes no teacher; leave --teacher out or choose {takers}")
+        teacher = open_teacher(method, guide, student.path, task, max_tokens)
+    reason = spec.refuse(student, teacher, task.labels is None)
+    if reason:
+        raise UserError(f"method {method}: {reason}")
+
+
+def _own_teacher(
+    model: Path,
+    task: Task,
+    out: Path,
+    settings: dict[str, Any],
+    max_tokens: int | None,
+    rows: int | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The student itself, fine-tuned with the same settings; returns what glue.json says of it."""
+    from export.checkpoint import identity
+
+    record = finetune(
+        model,
+        task,
+        out,
+        max_tokens=max_tokens,
+        rows=rows,
+        say=lambda line: say(f"teacher: {line}"),
+        **settings,
+    )
+    return {"sha256": identity(out), "value": record["value"]}
+
+
+def _setting(model: Path, guide: Path | None, task: Task, asked: dict[str, Any]) -> Setting:
+    """The student with a fresh head and the frozen teacher, loaded."""
+    from toolchain.compress.trainer import fuse_gelu
+    from toolchain.glue.classifier import load
+
+    teacher = None if guide is None else load(guide).requires_grad_(False)
+    student = new_classifier(model, task, asked["seed"])
+    for network in (student, teacher):
+        if network is not None:
+            fuse_gelu(network)
+    return Setting(student, teacher, model, asked["options"] or {}, asked["seed"])
 
 
 def encoded(model: Path, task: Task, rows: list, max_tokens: int) -> list[dict[str, Any]]:
@@ -155,107 +237,13 @@ def new_classifier(model: Path, task: Task, seed: int) -> "PreTrainedModel":
     )
 
 
-def _arguments(folder: Path, settings: dict[str, Any]) -> Any:
-    import torch
-    from transformers import TrainingArguments
-
-    gpu = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings["epochs"],
-        per_device_train_batch_size=settings["batch"],
-        per_device_eval_batch_size=2 * settings["batch"],
-        learning_rate=settings["lr"],
-        lr_scheduler_type="linear",
-        warmup_steps=0.06,
-        weight_decay=0.01,
-        optim="adamw_torch_fused",
-        bf16=gpu,
-        use_cpu=not gpu,
-        dataloader_pin_memory=gpu,
-        seed=settings["seed"],
-        train_sampling_strategy="group_by_length",
-        eval_strategy="epoch",
-        save_strategy="best",
-        load_best_model_at_end=True,
-        metric_for_best_model="value",
-        greater_is_better=True,
-        save_only_model=True,
-        save_total_limit=1,
-        logging_strategy="no",
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-    )
-
-
-def _trainer(
-    model: Path,
-    task: Task,
-    data: list[list[dict[str, Any]]],
-    snapshots: Path,
-    method: str,
-    settings: dict[str, Any],
-    say: Callable[[str], None],
-) -> "Trainer":
-    """The Trainer with the method's loss, ready to run; `data` is [train, dev]."""
-    import torch
-    from transformers import Trainer
-    from transformers.trainer_callback import PrinterCallback
-
-    from toolchain.compress.trainer import fuse_gelu
-    from toolchain.glue.classifier import pad
-    from toolchain.glue.metrics import decide, score
-    from toolchain.glue.progress import Epochs
-
-    network = new_classifier(model, task, settings["seed"])
-    fuse_gelu(network)
-    pad_id, kind = network.config.pad_token_id, torch.float32 if task.labels is None else torch.int64
-
-    def collate(examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
-        labels = torch.tensor([example["labels"] for example in examples], dtype=kind)
-        return {**pad([example["input_ids"] for example in examples], pad_id), "labels": labels}
-
-    def metric(found: Any) -> dict[str, float]:
-        return {"value": score(task.metric, decide(task.problem, found.predictions), found.label_ids)}
-
-    class Tuner(Trainer):
-        """The Trainer with our loss, stopped by one that is not a number."""
-
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            """A scalar in training; with the logits in evaluation."""
-            if not model.training:
-                return super().compute_loss(model, inputs, return_outputs)
-            loss = METHODS[method](model, inputs)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"task {task.name}: the loss is {loss.item()} at step {self.state.global_step + 1}; "
-                    f"lower --lr ({settings['lr']:g}) and run again"
-                )
-            return loss
-
-    trainer = Tuner(
-        model=network,
-        args=_arguments(snapshots, settings),
-        train_dataset=data[0],
-        eval_dataset=data[1],
-        data_collator=collate,
-        compute_metrics=metric,
-        callbacks=[Epochs(task, say)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _save(trainer: "Trainer", base: Path, staging: Path) -> None:
-    """The best epoch's weights, its config, and the base's text files; the snapshots go."""
+def _save(student: "PreTrainedModel", base: Path, staging: Path) -> None:
+    """The best epoch's weights, its config, and the base's text files; snapshots and own teacher go."""
     from toolchain.compress.truncate import copy_inherited
 
-    trainer.model.save_pretrained(staging, max_shard_size="1TB")  # type: ignore[union-attr,operator]
+    student.save_pretrained(staging, max_shard_size="1TB")
     copy_inherited(base, staging)
     # It may name other end tokens than the one that pads rows and stands between texts here.
     (staging / "generation_config.json").unlink(missing_ok=True)
-    shutil.rmtree(staging / "snapshots")
+    for scratch in ("snapshots", "teacher"):
+        shutil.rmtree(staging / scratch, ignore_errors=True)

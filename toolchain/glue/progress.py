@@ -10,10 +10,13 @@ from toolchain.glue.tasks import Task
 
 
 class Epochs(TrainerCallback):
-    """A bar or a line now and then over the steps; the dev metric after each epoch told to `say`."""
+    """A bar or a line now and then over the steps; the dev metric after each epoch told to `say`.
 
-    def __init__(self, task: Task, say: Callable[[str], None]) -> None:
-        self.task, self.say = task, say
+    Epochs are counted on from those `done` in an earlier stage, of `epochs` in all.
+    """
+
+    def __init__(self, task: Task, say: Callable[[str], None], done: int, epochs: int) -> None:
+        self.task, self.say, self.done, self.epochs = task, say, done, epochs
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar."""
@@ -30,9 +33,7 @@ class Epochs(TrainerCallback):
         if metrics is None:
             return
         value = f"{self.task.metric} {metrics['eval_value']:.3f}"
-        self.say(
-            f"{self.task.name}: epoch {round(state.epoch)} of {round(args.num_train_epochs)}, dev {value}"
-        )
+        self.say(f"{self.task.name}: epoch {self.done + round(state.epoch)} of {self.epochs}, dev {value}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""

@@ -1,0 +1,52 @@
+"""Combined-KD: Li et al. 2021, "How to Select One Among All? An Extensive Empirical Study Towards the Robustness of
+Knowledge Distillation in Natural Language Understanding" (arXiv 2109.05696), section 5.
+
+Annealing's stage 1 over the original text and over MATE's perturbed one, half each; the generator raises the
+annealed distance that the student lowers. Then the labels alone, from stage 1's best epoch.
+"""
+
+from math import isfinite, nan
+from typing import TYPE_CHECKING
+
+from toolchain.glue.methods import finetune
+from toolchain.glue.methods.annealing import OPTIONS, annealed, phi
+from toolchain.glue.methods.generator import no_head
+from toolchain.glue.methods.mate import GENERATOR_OPTIONS, generating, generator_of
+from toolchain.glue.methods.method import Batch, Method, Moment, Setting, Stage
+from toolchain.glue.methods.reading import answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def stage(setting: Setting) -> Stage:
+    """Stage 1: the annealed logits of both texts."""
+    import torch
+
+    options, teacher, generator = dict(setting.options), setting.guide, generator_of(setting)
+
+    def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
+        part = phi(moment, options["tau"])
+
+        def apart(student: "Tensor", wanted: "Tensor") -> "Tensor":
+            return annealed(student, wanted, part)
+
+        found = answer(model, batch)
+        if generating(moment, options) and not isfinite(generator.step(batch, model, teacher, apart)):
+            return found.sum() * nan  # stops the run at this step
+        twin = generator.perturbed(batch)
+        with torch.no_grad():
+            wanted, shaken = answer(teacher, batch), answer(teacher, twin)
+        return (apart(found, wanted) + apart(answer(model, twin), shaken)) / 2
+
+    return Stage(loss)
+
+
+METHOD = Method(
+    "annealing's first stage on the text and on mate's perturbed one, then the labels (Combined-KD)",
+    (stage, finetune.stage),
+    teacher="needed",
+    options={**OPTIONS, **GENERATOR_OPTIONS},
+    refuse=no_head,
+)

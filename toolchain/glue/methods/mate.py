@@ -1,0 +1,90 @@
+"""MATE-KD: Rashid et al. 2021, "MATE-KD: Masked Adversarial TExt, a Companion to Knowledge Distillation"
+(arXiv 2105.05912), section 3 and algorithm 1.
+
+A third of the tokens (30 %) is hidden and filled in by a generator that looks for words at which teacher and student
+disagree: 10 steps of it in every 100 of the student, on the batches of the first 10. The student learns, a third
+each, from the labels, from the teacher on the original text, and from the teacher on the perturbed text. What
+generator and masking are for a decoder: docs/adr/0009-mate-generator.md. The paper's rate for the generator is 5e-7
+over many thousand steps; 5e-5 here, since the fine-tunings here are of hundreds. A regression's divergence is the
+squared difference of the scores.
+"""
+
+from math import isfinite, nan
+from typing import TYPE_CHECKING
+
+from toolchain.glue.methods.generator import Generator, no_head
+from toolchain.glue.methods.losses import hard, soft
+from toolchain.glue.methods.method import (
+    Batch,
+    Method,
+    Moment,
+    Setting,
+    Stage,
+    above_zero,
+    count,
+    share,
+    weight,
+)
+from toolchain.glue.methods.reading import answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def generator_of(setting: Setting) -> Generator:
+    """The generator for a student and a teacher, from the student's base."""
+    student, options = setting.student.config, setting.options
+    known = min(student.vocab_size, setting.guide.config.vocab_size)
+    return Generator(setting.base, student.pad_token_id, known, options["masked"], options["generator_lr"])
+
+
+def generating(moment: Moment, options: "dict[str, int]") -> bool:
+    """Whether the generator takes a step before the student's."""
+    return moment.step % options["student_steps"] < options["generator_steps"]
+
+
+def stage(setting: Setting) -> Stage:
+    """Labels, and the teacher on the original and on the perturbed text."""
+    import torch
+
+    options, teacher, generator = dict(setting.options), setting.guide, generator_of(setting)
+
+    def apart(student: "Tensor", wanted: "Tensor") -> "Tensor":
+        return soft(student, wanted, options["temperature"])
+
+    def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
+        found = answer(model, batch)
+        if generating(moment, options) and not isfinite(generator.step(batch, model, teacher, apart)):
+            return found.sum() * nan  # stops the run at this step
+        twin = generator.perturbed(batch)
+        with torch.no_grad():
+            wanted, shaken = answer(teacher, batch), answer(teacher, twin)
+        return (
+            options["ce"] * hard(found, batch["labels"])
+            + options["kd"] * apart(found, wanted)
+            + options["adversarial"] * apart(answer(model, twin), shaken)
+        )
+
+    return Stage(loss)
+
+
+GENERATOR_OPTIONS = {
+    "masked": share(0.3),
+    "generator_lr": above_zero(5e-5),
+    "generator_steps": count(10),
+    "student_steps": count(100),
+}
+METHOD = Method(
+    "kd on the text and on one whose words a generator replaces where teacher and student differ (MATE-KD)",
+    (stage,),
+    teacher="needed",
+    options={
+        **GENERATOR_OPTIONS,
+        "temperature": above_zero(2.0),
+        "ce": weight(1 / 3),
+        "kd": weight(1 / 3),
+        "adversarial": weight(1 / 3),
+    },
+    refuse=no_head,
+)
