@@ -386,7 +386,7 @@ def test_the_hub_gives_what_the_official_files_do(hub):
 def test_the_hub_is_asked_once(hub, monkeypatch):
     """What was fetched is read from the cache; CoLA has no header there either, and four columns."""
     columns = {"sentence": ["Hi.", "Hu hi."], "idx": [0, 1]}
-    hub("cola", dict.fromkeys(("train", "validation", "test"), {**columns, "label": [1, 0]}))
+    hub("cola", {split: {**columns, "label": [1, 0]} for split in ("train", "validation", "test")})
     first = load_task("cola")
     monkeypatch.setattr("datasets.load_dataset", None)
     assert (
@@ -423,7 +423,7 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(
-        UserError, match="Couldn't reach 'nyu-mll/glue' on the Hub.*; pass --data with"
+        UserError, match=r"Couldn't reach 'nyu-mll/glue' on the Hub.*; pass --data with"
     ) as caught:
         load_task("rte")
     assert "\n" not in str(caught.value)
