@@ -15,6 +15,7 @@ from toolchain.glue.submit import refuse_unsubmittable, submit, tell_lacking
 from toolchain.glue.tasks import Task, load_task
 
 Say = Callable[[str], None]
+DEFAULTS = {name: parameter.default for name, parameter in signature(finetune).parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,6 @@ class Plan:
 
         folder = self.folder(task, seed)
         return folder.with_name(f"{folder.name}-{find_recipe(self.recipe or '').name}")
-
-    def tuning(self, task: Task, seed: int) -> dict[str, Any]:
-        """The settings of `finetune` for this classifier."""
-        teacher = self.settings.get("teacher")
-        found = {} if teacher is None else {"teacher": teacher_of(task, Path(teacher))}
-        return {**self.settings, **found, "seed": seed}
 
 
 def glue(
@@ -101,18 +96,6 @@ def glue(
     return [run["record"] for runs in found.values() for run in runs]
 
 
-def teacher_of(task: Task, given: Path) -> Path:
-    """The classifier `given`, or the best one for the task where `given` is a folder that `glue` wrote."""
-    if (given / "config.json").exists() or not (given / summary.FILE).exists():
-        return given
-    entry = summary.read_summary(given)["tasks"].get(task.name)
-    if entry is None:
-        raise UserError(
-            f"--teacher {given}: has no classifier for task {task.name}; fine-tune one there first"
-        )
-    return given / summary.best(entry["runs"], entry["metric"])["folder"]
-
-
 def _named(tasks: list[str], data: Path | None) -> dict[str, Task]:
     """The tasks by the names given, none twice."""
     if not tasks:
@@ -149,7 +132,7 @@ def _finished(plan: Plan) -> dict[tuple[str, int], dict[str, Any]]:
     found = {}
     for task in plan.named.values():
         for seed in plan.seeds:
-            record = finished(plan.model, task, plan.folder(task, seed), plan.tuning(task, seed))
+            record = finished(plan.model, task, plan.folder(task, seed), {**plan.settings, "seed": seed})
             if record is not None:
                 found[task.name, seed] = record
     return found
@@ -160,7 +143,7 @@ def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> di
     record = read_record(out / "glue.json")
     if record is None:
         return None
-    given = {name: parameter.default for name, parameter in signature(finetune).parameters.items()} | settings
+    given = DEFAULTS | settings
     schedule = {key: given[key] for key in ("epochs", "batch", "lr", "seed")}
     further = {key: settings[key] for key in ("teacher", "options") if key in settings}
     asked = request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
@@ -219,7 +202,7 @@ def _run(plan: Plan, name: str, seed: int, record: dict[str, Any] | None, say: S
     if record is not None:
         say(f"{task.name}: finished before with these settings, {folder} is used again")
     else:
-        record = finetune(plan.model, task, folder, force=plan.force, say=say, **plan.tuning(task, seed))
+        record = finetune(plan.model, task, folder, force=plan.force, say=say, seed=seed, **plan.settings)
     run = {
         "seed": seed,
         "folder": str(folder.relative_to(plan.out)),
