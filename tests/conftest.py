@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub; the libraries read this at import
+
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
     "Return the number of items in the list; raise ValueError if there are none.",

@@ -79,3 +79,12 @@ def test_decide_takes_the_likeliest_class_or_the_only_column():
     logits = np.array([[0.1, 0.9], [3.0, -1.0]], dtype=np.float32)
     assert decide("classification", logits).tolist() == [1, 0]
     assert decide("regression", logits[:, :1]).tolist() == pytest.approx([0.1, 3.0])
+
+
+def test_the_correlations_alone_give_their_mean():
+    """STS-B's two figures, each by its own name."""
+    predicted, true = [0.5, 2.0, 1.0, 4.0], [1.0, 2.0, 0.0, 9.0]
+    one, other = score("pearson", predicted, true), score("spearman", predicted, true)
+    assert one == pytest.approx(correlation(predicted, true))
+    assert other == pytest.approx(correlation([0, 2, 1, 3], [1, 2, 0, 3]))
+    assert score("pearson_spearman", predicted, true) == pytest.approx((one + other) / 2)

@@ -1,14 +1,48 @@
-"""`toolchain glue`: several tasks one after the other, each in a folder of its own, none done twice."""
+"""`toolchain glue`: tasks and seeds one after the other, each in a folder of its own, none done twice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError
-from devices.files import read_record, refuse_existing
+from devices.files import read_record, refuse_existing, sha256
+from toolchain.glue import scores, summary
 from toolchain.glue.finetune import finetune, request
+from toolchain.glue.submit import refuse_unsubmittable, submit, tell_lacking
 from toolchain.glue.tasks import Task, load_task
+
+Say = Callable[[str], None]
+DEFAULTS = {name: parameter.default for name, parameter in signature(finetune).parameters.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call is to do: `named` are the tasks as they were named, in order."""
+
+    model: Path
+    named: dict[str, Task]
+    seeds: tuple[int, ...]
+    out: Path
+    data: Path | None
+    recipe: str | None  # to export with
+    force: bool
+    known: dict[str, Any]  # what earlier calls measured, by task
+    settings: dict[str, Any]  # of `finetune`, but for the seed
+
+    def folder(self, task: Task, seed: int) -> Path:
+        """Where the classifier goes: OUT/TASK, or OUT/TASK/seed-N where there are several."""
+        whole = self.out / task.name
+        return whole if len(self.seeds) == 1 else whole / f"seed-{seed}"
+
+    def artifact(self, task: Task, seed: int) -> Path:
+        """Where its exported file goes: beside it, named after the recipe."""
+        from export.recipes import find_recipe
+
+        folder = self.folder(task, seed)
+        return folder.with_name(f"{folder.name}-{find_recipe(self.recipe or '').name}")
 
 
 def glue(
@@ -17,32 +51,91 @@ def glue(
     out: Path,
     data: Path | None = None,
     *,
+    seeds: Sequence[int] | None = None,
+    recipe: str | None = None,
+    submission: Path | None = None,
     force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Fine-tune on each of `tasks`, each into the folder `out`/NAME; returns their glue.json in order.
+    """Fine-tune on each of `tasks`, with each of `seeds` (default: the `seed` of `settings`, or 0).
 
-    `settings` are those of `finetune`. All tasks are found before the first is trained. Each finished one
-    stays if a later one fails; the same call again goes on behind it.
+    A classifier goes into the folder `out`/TASK, or `out`/TASK/seed-N for several seeds; `out`/glue.json has
+    the figures of all, and is written anew after each (toolchain/glue/summary.py). With a `recipe` each one is
+    exported too, to a folder beside it, and the exported file is measured on the same dev sets; a gate that
+    does not hold is written down there and does not stop the others. `submission` is a folder for GLUE's
+    server, answered by each task's best seed on dev. Returns the classifiers' own glue.json in order.
+
+    `settings` are those of `finetune`. All tasks are found and read before the first is trained. Each finished
+    one stays if a later one fails; the same call again goes on behind it.
     """
+    known = summary.read_summary(out)["tasks"]
+    if seeds is None:
+        seeds = (settings.get("seed", 0),)
+    plan = Plan(
+        Path(model),
+        _named(tasks, data),
+        _checked(seeds),
+        out,
+        data,
+        recipe,
+        force,
+        known,
+        {key: value for key, value in settings.items() if key != "seed"},
+    )
+    if submission is not None:
+        refuse_unsubmittable(list(plan.named.values()), submission)
+    _tell_counts(plan, say)
+    done = {} if force else _finished(plan)
+    _refuse_in_the_way(plan, done)
+    found = {name: _runs(plan, name, done, say) for name in plan.named}
+    if submission is not None:
+        for name, task in plan.named.items():
+            submit(out / summary.best(found[name], task.metric)["folder"], task, submission, force, say)
+        tell_lacking(submission, say)
+    return [run["record"] for runs in found.values() for run in runs]
+
+
+def _named(tasks: list[str], data: Path | None) -> dict[str, Task]:
+    """The tasks by the names given, none twice."""
     if not tasks:
         raise UserError("--task: names no task; name one or several (toolchain list tasks)")
-    found = [load_task(name, data) for name in tasks]
-    twice = [task.name for at, task in enumerate(found) if task.name in [other.name for other in found[:at]]]
-    if twice:
-        raise UserError(f"--task: {twice[0]} is named twice; name each task once")
-    done = {} if force else {task.name: finished(model, task, out / task.name, settings) for task in found}
-    for task in found:
-        if done.get(task.name) is None:
-            refuse_existing(out / task.name, force)
-    records = []
-    for task in found:
-        record = done.get(task.name)
-        if record is not None:
-            say(f"{task.name}: finished before with these settings, {out / task.name} is used again")
-        records.append(record or finetune(model, task, out / task.name, force=force, say=say, **settings))
-    return records
+    found: dict[str, Task] = {}
+    for name in tasks:
+        task = load_task(name, data)
+        if task.name in [other.name for other in found.values()]:
+            raise UserError(f"--task: {task.name} is named twice; name each task once")
+        found[name] = task
+    return found
+
+
+def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
+    if not seeds:
+        raise UserError("--seeds: names no seed; name one or several, such as 1,2,3")
+    twice = next((seed for at, seed in enumerate(seeds) if seed in seeds[:at]), None)
+    if twice is not None:
+        raise UserError(f"--seeds: {twice} is named twice; name each seed once")
+    return tuple(seeds)
+
+
+def _tell_counts(plan: Plan, say: Say) -> None:
+    """Read every set that will be needed, and say where its rows are not as many as GLUE's."""
+    for task in plan.named.values():
+        for split in ("train", *task.sets("dev")):
+            deviation = task.deviation(split, len(task.rows(split)))
+            if deviation:
+                say(f"{task.name}: {deviation}")
+
+
+def _finished(plan: Plan) -> dict[tuple[str, int], dict[str, Any]]:
+    """The glue.json of what an earlier call did just so, by task and seed."""
+    found = {}
+    for task in plan.named.values():
+        for seed in plan.seeds:
+            record = finished(plan.model, task, plan.folder(task, seed), {**plan.settings, "seed": seed})
+            if record is not None:
+                found[task.name, seed] = record
+    return found
 
 
 def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -50,7 +143,112 @@ def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> di
     record = read_record(out / "glue.json")
     if record is None:
         return None
-    given = {name: parameter.default for name, parameter in signature(finetune).parameters.items()} | settings
+    given = DEFAULTS | settings
     schedule = {key: given[key] for key in ("epochs", "batch", "lr", "seed")}
-    asked = request(model, task, given["method"], schedule, given["max_tokens"], given["rows"])
+    further = {key: settings[key] for key in ("teacher", "options") if key in settings}
+    asked = request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
     return record if {key: record.get(key) for key in asked} == asked else None
+
+
+def _refuse_in_the_way(plan: Plan, done: dict[tuple[str, int], dict[str, Any]]) -> None:
+    """UserError for anything that stands where a classifier or an artifact is to go and is not what goes there."""
+    from export.checkpoint import identity
+
+    for task in plan.named.values():
+        whole = plan.out / task.name
+        if len(plan.seeds) > 1 and (whole / "config.json").exists():
+            raise UserError(
+                f"{whole}: holds the classifier of a single seed; choose another --out for several"
+            )
+        for seed in plan.seeds:
+            folder = plan.folder(task, seed)
+            kept = (task.name, seed) in done
+            if not kept:
+                refuse_existing(folder, plan.force)
+            if plan.recipe is None:
+                continue
+            artifact = plan.artifact(task, seed)
+            if not (kept and scores.exported_before(artifact, identity(folder), plan.recipe)):
+                refuse_existing(artifact, plan.force)
+
+
+def _runs(
+    plan: Plan, name: str, done: dict[tuple[str, int], dict[str, Any]], say: Say
+) -> list[dict[str, Any]]:
+    """A task's classifiers, seed by seed; the summary says after each how things stand."""
+    task, runs = plan.named[name], []
+    for seed in plan.seeds:
+        tell = say if len(plan.seeds) == 1 else partial(_with_seed, say, seed)
+        runs.append(_run(plan, name, seed, done.get((task.name, seed)), tell))
+        entry = summary.entry(task, plan.seeds, plan.recipe, runs)
+        summary.save(plan.out, entry, plan.settings.get("command"))
+        if len(plan.seeds) > 1:
+            figure, shown = entry["figures"][0], len(runs)
+            text = summary.text(figure["pytorch"])
+            say(f"{task.name}: {figure['metric']} {text} after {shown} of {len(plan.seeds)} seeds")
+    return runs
+
+
+def _with_seed(say: Say, seed: int, line: str) -> None:
+    say(f"seed {seed}, {line}")
+
+
+def _run(plan: Plan, name: str, seed: int, record: dict[str, Any] | None, say: Say) -> dict[str, Any]:
+    """One classifier: fine-tuned unless `record` says it is there, measured, exported if asked."""
+    from export.checkpoint import identity
+
+    task = plan.named[name]
+    folder = plan.folder(task, seed)
+    if record is not None:
+        say(f"{task.name}: finished before with these settings, {folder} is used again")
+    else:
+        record = finetune(plan.model, task, folder, force=plan.force, say=say, seed=seed, **plan.settings)
+    run = {
+        "seed": seed,
+        "folder": str(folder.relative_to(plan.out)),
+        "sha256": identity(folder),
+        "data": {split: sha256(task.file(split)) for split in task.sets("dev")},
+    }
+    before = _measured_before(plan, task, run)
+    dev = scores.known(record, task) or before.get("dev") or scores.measure(folder, task)
+    run["dev"] = dev
+    run["artifact"] = None if plan.recipe is None else _artifact(plan, name, run, before, say)
+    return {**run, "record": record}
+
+
+def _measured_before(plan: Plan, task: Task, run: dict[str, Any]) -> dict[str, Any]:
+    """The same classifier on the same rows, if an earlier call measured that; else empty."""
+    runs = (plan.known.get(task.name) or {"runs": []})["runs"]
+    same = (old for old in runs if all(old.get(key) == run[key] for key in ("sha256", "data")))
+    return next(same, {})
+
+
+def _artifact(plan: Plan, name: str, run: dict[str, Any], before: dict[str, Any], say: Say) -> dict[str, Any]:
+    """The exported file and its figures, or which gate it did not hold."""
+    from devices.artifact import open_artifact
+    from toolchain.judge import judge
+
+    assert plan.recipe is not None
+    task, checkpoint = plan.named[name], plan.out / run["folder"]
+    out = plan.artifact(task, run["seed"])
+    found = {"recipe": plan.recipe, "folder": str(out.relative_to(plan.out))}
+    made = None if plan.force else scores.exported_before(out, run["sha256"], plan.recipe)
+    if made is None:
+        scored = judge(checkpoint, name, plan.data)
+        failed = scores.exported(
+            checkpoint,
+            out,
+            plan.recipe,
+            scored,
+            force=plan.force,
+            say=lambda line: say(f"{task.name}: {line} ..."),
+        )
+        if failed:
+            say(f"{task.name}: not exported: {failed}")
+            return found | {"failed": failed}
+        made = open_artifact(out).sha256
+    old = before.get("artifact") or {}
+    if old.get("sha256") == made:
+        return found | {"sha256": made, "dev": old["dev"]}
+    say(f"{task.name}: measuring the exported file ...")
+    return found | {"sha256": made, "dev": scores.measure(out, task)}
