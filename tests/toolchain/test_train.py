@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from devices.errors import UserError
-from toolchain.compress.objectives import forward_kl
+from toolchain.compress.objectives.logits import forward_kl
 from toolchain.compress.train import perplexity, train
-from toolchain.compress.trainer import RANGES, Training, fuse_gelu, language_loss, newest_snapshot, refuse
+from toolchain.compress.trainer import RANGES, Training, batch_loss, fuse_gelu, newest_snapshot, refuse
 
 FEW: dict[str, Any] = {"steps": 4, "window": 16, "batch": 2, "heldout_blocks": 4, "snapshot_every": 2}
 
@@ -94,7 +94,8 @@ def test_plain_loss_is_the_model_s_own(gpt2_checkpoint: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gpt2_checkpoint)
     ids = torch.randint(0, 400, (2, 16))
     out = model(ids, labels=ids)
-    torch.testing.assert_close(language_loss(out.logits, ids, ids, None, Training()), out.loss)
+    loss, _ = batch_loss(model, {"input_ids": ids, "labels": ids}, None, Training(), None)
+    torch.testing.assert_close(loss, out.loss)
 
 
 def test_fused_gelu_is_the_same_function(gpt2_checkpoint: Path) -> None:

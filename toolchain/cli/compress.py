@@ -64,6 +64,11 @@ TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or di
     type=click.FloatRange(0, 1),
     help="Weight of the teacher's part of the loss; default: the objective's.",
 )
+@click.option(
+    "--mix",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="skew-kl's lambda, jsd's beta; default: the objective's.",
+)
 @training_options
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print compression.json instead of a sentence.")

@@ -43,9 +43,7 @@ TRAINING = (
     click.option(
         "--lr",
         type=click.FloatRange(min=0, min_open=True),
-        default=5e-4,
-        show_default=True,
-        help="Peak learning rate; cosine decay.",
+        help="Peak learning rate; cosine decay.  [default: 0.0005, or the objective's]",
     ),
     click.option(
         "--warmup",

@@ -13,7 +13,7 @@ from export.architecture import FAMILIES, describe
 from toolchain import __version__
 from toolchain.compress.faults import plain_faults
 from toolchain.compress.train import train
-from toolchain.compress.trainer import Training, processes, refuse
+from toolchain.compress.trainer import Training, processes, refuse, resolved
 from toolchain.compress.unfinished import WORK, unfinished
 from toolchain.corpus import Corpus, load
 from toolchain.quiet import quiet
@@ -47,6 +47,7 @@ def pretrain(
     if processes() > 1:
         raise UserError("pretrain: runs as one process; start it without accelerate launch")
     refuse(training)
+    training = resolved(training)
     config = read_json(shape, "a model's shape in config.json form")
     refuse_existing(out, force)
     made = _built(config)

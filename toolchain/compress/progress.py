@@ -4,14 +4,17 @@ import contextlib
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from devices.files import write_json
+from toolchain.compress.objectives.taid import Pace
 
 
 class Bar(TrainerCallback):
@@ -87,3 +90,22 @@ class Clock(TrainerCallback):
     def seconds(self) -> float:
         """Until now."""
         return self.earlier + time.monotonic() - self.start
+
+
+class Remembered(TrainerCallback, ExportableState):
+    """An objective's `pace`, in every snapshot and back from the one that a run goes on from."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer writes into a snapshot's trainer_state.json."""
+        return {"args": {}, "attributes": asdict(self.pace)}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up the pace of the snapshot, if there is one.
+
+        Not by the Trainer's own restoring: it makes a new callback, which the loss would not know of.
+        """
+        for name, value in state.stateful_callbacks[type(self).__name__]["attributes"].items():
+            setattr(self.pace, name, value)

@@ -14,9 +14,10 @@ from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
 from toolchain.compress.card import model_card
 from toolchain.compress.faults import plain_faults
+from toolchain.compress.objectives import OBJECTIVES
 from toolchain.compress.select import MEASURED, choose, explicit, refuse_shape
 from toolchain.compress.teacher import resolve, teacher_name
-from toolchain.compress.trainer import Training, first_process, processes, refuse
+from toolchain.compress.trainer import Training, first_process, processes, refuse, resolved
 from toolchain.compress.truncate import open_teacher, randomize, truncate, verify
 from toolchain.compress.unfinished import WORK, unfinished
 
@@ -63,6 +64,7 @@ def compress(
             f"--select-corpus, --select-tokens: for strategies that measure ({', '.join(MEASURED)}); "
             "choose one with --select, or leave them out"
         )
+    training = resolved(training) if training and train != "none" else training
     if train == "none" and not first_process():
         return {}
     refuse_existing(out, force)
@@ -129,18 +131,15 @@ def _refuse_contradictions(
         raise UserError(f"--train {train}: needs to be told how; give a corpus")
     refuse(training)
     if train == "pretrain":
-        for name, value in (("temperature", training.temperature), ("alpha", training.alpha)):
-            if value is not None:
+        for name in ("temperature", "alpha", "mix"):
+            if (value := getattr(training, name)) is not None:
                 raise UserError(f"--{name} {value}: needs the teacher; use it with --train distill")
         if training.objective != "lm":
             raise UserError(
                 f"--objective {training.objective}: needs the teacher; use it with --train distill"
             )
-    if train == "distill":
-        from toolchain.compress.objectives import OBJECTIVES
-
-        if training.objective not in OBJECTIVES:
-            raise unknown("objective", training.objective, OBJECTIVES)
+    if train == "distill" and training.objective == "lm":
+        raise unknown("objective", training.objective, OBJECTIVES)
 
 
 def _refuse_overlap(out: Path, teacher: Path) -> None:

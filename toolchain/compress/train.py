@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from devices.errors import UserError, unknown
+from devices.errors import UserError
 from devices.files import write_json
 from devices.text import encode_text, load_tokenizer
 from export.architecture import describe
@@ -24,6 +24,7 @@ from toolchain.compress.trainer import (
     make_trainer,
     newest_snapshot,
     refuse,
+    resolved,
 )
 from toolchain.corpus import Corpus, load, pack
 from toolchain.quiet import quiet
@@ -55,7 +56,9 @@ def train(
 
     from toolchain.compress.progress import Bar, Clock
 
-    training = _resolved(training, teacher_dir)
+    training = resolved(training)
+    if training.objective != "lm" and teacher_dir is None:
+        raise UserError(f"objective '{training.objective}': needs a teacher to distil from; name one")
     config = json.loads((model_dir / "config.json").read_text())
     refuse(training, describe(config).positions)
     set_seed(training.seed)
@@ -63,7 +66,8 @@ def train(
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     _set_dropout(model, training.dropout)
     fuse_gelu(model)
-    teacher = _load_teacher(teacher_dir, model) if teacher_dir else None
+    teacher = _load_teacher(teacher_dir, model_dir, model, training) if teacher_dir else None
+    _freeze(model, training)
     corpus = corpus or load(training.corpus, training.heldout)
     window = training.window or min(512, model.config.max_position_embeddings)
     blocks = _whole_steps(pack(corpus.train, model_dir, model.config.eos_token_id, window), training.batch)
@@ -112,21 +116,6 @@ def _record(
         "losses": [[e["step"], round(e["loss"], 5)] for e in logged if "loss" in e],
         "heldout_losses": [[e["step"], round(e["eval_loss"], 5)] for e in logged if "eval_loss" in e],
     }
-
-
-def _resolved(training: Training, teacher_dir: Path | None) -> Training:
-    if training.objective == "lm":
-        return training
-    if training.objective not in OBJECTIVES:
-        raise unknown("objective", training.objective, OBJECTIVES)
-    if teacher_dir is None:
-        raise UserError(f"objective '{training.objective}': needs a teacher to distil from; name one")
-    default = OBJECTIVES[training.objective]
-    return replace(
-        training,
-        temperature=training.temperature or default.temperature,
-        alpha=default.alpha if training.alpha is None else training.alpha,
-    )
 
 
 def _heldout_blocks(texts: Any, model_dir: Path, window: int) -> "np.ndarray":
@@ -178,19 +167,49 @@ def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None
     return value
 
 
-def _load_teacher(teacher_dir: Path, student: "PreTrainedModel") -> "PreTrainedModel":
+def _load_teacher(
+    teacher_dir: Path, student_dir: Path, student: "PreTrainedModel", training: Training
+) -> "PreTrainedModel":
+    """The teacher, to be asked only; UserError where it cannot teach this student."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with quiet():
         teacher = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype=torch.float32)
-    sizes = teacher.config.vocab_size, student.config.vocab_size
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"{teacher_dir}: the teacher's vocabulary has {sizes[0]} entries, the student's {sizes[1]}"
-        )
+    for what, key in (("vocabulary", "vocab_size"), ("hidden state", "hidden_size")):
+        sizes = getattr(teacher.config, key), getattr(student.config, key)
+        if sizes[0] != sizes[1] and (key == "vocab_size" or OBJECTIVES[training.objective].hidden):
+            why = "" if key == "vocab_size" else f", and '{training.objective}' compares them; choose another"
+            raise UserError(
+                f"{teacher_dir}: the teacher's {what} has {sizes[0]} entries, the student's {sizes[1]}{why}"
+            )
+    _refuse_other_tokens(teacher_dir, student_dir)
     fuse_gelu(teacher)
     return teacher.eval().requires_grad_(False)
+
+
+def _refuse_other_tokens(teacher_dir: Path, student_dir: Path) -> None:
+    """UserError where an id means one token to the teacher and another to the student: sizes alone hide that."""
+    files = [folder / "tokenizer.json" for folder in (teacher_dir, student_dir)]
+    if not all(file.is_file() for file in files) or files[0].read_bytes() == files[1].read_bytes():
+        return
+    one, other = (load_tokenizer(file.parent).get_vocab() for file in files)
+    if one != other:
+        token, number = min(
+            one.items() - other.items() or other.items() - one.items(), key=lambda item: item[1]
+        )
+        raise UserError(
+            f"{teacher_dir}: the teacher's vocabulary is another than the student's "
+            f"(token {number}, {token!r}, is not the same in both); distil from one with the same tokenizer"
+        )
+
+
+def _freeze(model: "PreTrainedModel", training: Training) -> None:
+    """Take the parameters that the objective keeps as they are out of training."""
+    frozen = OBJECTIVES[training.objective].frozen if training.objective != "lm" else None
+    for name, parameter in model.named_parameters():
+        if frozen and name.endswith(frozen):
+            parameter.requires_grad_(False)
 
 
 def _set_dropout(model: "PreTrainedModel", p: float) -> None:

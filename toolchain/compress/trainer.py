@@ -5,14 +5,16 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devices.errors import UserError
+from devices.errors import UserError, unknown
 from export.checkpoint import read_header
-from toolchain.compress.objectives import OBJECTIVES, cross_entropy, next_token
+from toolchain.compress.objectives import LEARNING_RATE, OBJECTIVES, Objective
+from toolchain.compress.objectives.rows import Rows, Settings, cross_entropy, next_token
+from toolchain.compress.objectives.taid import Pace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +33,13 @@ class Training:
     steps: int | None = None  # instead of tokens
     window: int | None = None  # tokens a block; default: min(512, the model's positions)
     batch: int = 8  # blocks a step, over all processes
-    lr: float = 5e-4
+    lr: float | None = None  # default: the objective's
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
     dropout: float = 0.0
     temperature: float | None = None  # default: the objective's
     alpha: float | None = None  # weight of the teacher's part; default: the objective's
+    mix: float | None = None  # skew-kl's lambda, jsd's beta; default: the objective's
     seed: int = 0
     snapshot_every: int = 200  # steps
     patience: int | None = None  # stop after so many epochs without a better held-out loss, keep the best
@@ -52,6 +55,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "dropout": (lambda value: 0 <= value < 1, "a share from 0 to below 1"),
     "temperature": (lambda value: value > 0, "a number above 0"),
     "alpha": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    "mix": (lambda value: 0 < value < 1, "a share above 0 and below 1"),
 }
 
 
@@ -67,6 +71,30 @@ def refuse(training: Training, positions: int | None = None) -> None:
         )
     if positions is not None and training.window is not None and training.window > positions:
         raise UserError(f"--window {training.window}: the model has {positions} positions; lower it")
+
+
+def resolved(training: Training) -> Training:
+    """`training` with the objective's own settings where none are given.
+
+    Raises:
+        UserError: an unknown objective, a setting that it does not have.
+    """
+    if training.objective == "lm":
+        return replace(training, lr=training.lr or LEARNING_RATE)
+    if training.objective not in OBJECTIVES:
+        raise unknown("objective", training.objective, OBJECTIVES)
+    default = OBJECTIVES[training.objective]
+    given = {name: getattr(training, name) for name in ("temperature", "alpha", "mix", "lr")}
+    for name, value in given.items():
+        if value is None:
+            given[name] = getattr(default, name)
+        elif getattr(default, name) is None:
+            has = [other for other, made in OBJECTIVES.items() if getattr(made, name) is not None]
+            raise UserError(
+                f"--{name} {value}: objective '{training.objective}' has no such setting; "
+                f"leave it out, or choose one of {', '.join(has)}"
+            )
+    return replace(training, **given)
 
 
 def make_trainer(
@@ -88,23 +116,29 @@ def make_trainer(
     from transformers import EarlyStoppingCallback, Trainer
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+    from toolchain.compress.progress import Remembered
+
     arguments = _arguments(training, len(blocks), snapshots)
+    objective = OBJECTIVES.get(training.objective)
+    pace = objective.pace() if objective and objective.pace else None
     if teacher is not None:
         torch.nn.Module.to(teacher, arguments.device)
 
     class Distiller(Trainer):
-        """The Trainer with our loss: plain cross-entropy, or the objective's on both models' logits."""
+        """The Trainer with our loss: the objective's while training, plain cross-entropy on held-out text."""
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            output = model(input_ids=inputs["input_ids"], use_cache=False)
-            loss = language_loss(output.logits, inputs["labels"], inputs["input_ids"], teacher, training)
-            if model.training and not torch.isfinite(loss):
-                raise UserError(
-                    f"training: the loss is {loss.item()} at step {self.state.global_step}; "
-                    f"lower --lr ({training.lr}) and run again"
-                )
+            distil = objective if model.training else None
+            loss, output = batch_loss(model, inputs, teacher, training, distil, pace)
+            if model.training:
+                if not torch.isfinite(loss):
+                    raise _not_a_number(loss.item(), self.state.global_step, training, snapshots)
+                if pace is not None:
+                    seen = loss.detach()
+                    mean = self.accelerator.reduce(seen, "mean") if processes() > 1 else seen
+                    pace.move(mean.item(), (self.state.global_step + 1) / self.state.max_steps)
             return (loss, output) if return_outputs else loss
 
     trainer = Distiller(
@@ -112,7 +146,7 @@ def make_trainer(
         args=arguments,
         train_dataset=Blocks(blocks),
         eval_dataset=Blocks(heldout),
-        callbacks=callbacks,
+        callbacks=[*callbacks, Remembered(pace)] if pace else callbacks,
     )
     if training.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))
@@ -130,7 +164,7 @@ def _arguments(training: Training, blocks: int, snapshots: Path) -> "TrainingArg
     world = processes()
     if training.batch % world:
         raise UserError(f"--batch {training.batch}: cannot be shared by {world} processes; choose a multiple")
-    assert training.steps is not None
+    assert training.steps is not None and training.lr is not None
     patient = training.patience is not None
     every = max(1, blocks // training.batch) if patient else training.snapshot_every
     arguments = TrainingArguments(
@@ -168,22 +202,33 @@ def _arguments(training: Training, blocks: int, snapshots: Path) -> "TrainingArg
     return arguments
 
 
-def language_loss(
-    logits: "torch.Tensor",
-    labels: "torch.Tensor",
-    ids: "torch.Tensor",
+def batch_loss(
+    model: Any,
+    inputs: "dict[str, torch.Tensor]",
     teacher: "PreTrainedModel | None",
     training: Training,
-) -> "torch.Tensor":
-    """The loss of one batch: logits [batch, window, vocabulary], labels and ids [batch, window] -> scalar."""
+    objective: Objective | None,
+    pace: Pace | None = None,
+) -> tuple["torch.Tensor", Any]:
+    """The loss of one batch and the model's output; plain cross-entropy where there is no objective.
+
+    `inputs` holds input_ids and labels [batch, window].
+    """
     import torch
 
-    rows, targets = next_token(logits, labels)
-    if teacher is None:
-        return cross_entropy(rows, targets)
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    if objective is None:
+        output = model(input_ids=ids, use_cache=False)
+        return cross_entropy(*next_token(output.logits, labels)), output
+    how: dict[str, Any] = {"use_cache": False, "output_hidden_states": objective.hidden}
+    output = model(input_ids=ids, **how)
+    assert teacher is not None and training.temperature is not None
     with torch.no_grad():
-        wanted, _ = next_token(teacher(input_ids=ids, use_cache=False).logits, labels)
-    return OBJECTIVES[training.objective].loss(rows, wanted, targets, training.temperature, training.alpha)
+        wanted = teacher(input_ids=ids, **how)
+    hidden = [output.hidden_states[-1], wanted.hidden_states[-1]] if objective.hidden else []
+    student, targets, teacher_logits, *rest = next_token(output.logits, labels, wanted.logits, *hidden)
+    settings = Settings(training.temperature, training.alpha, training.mix, pace.t if pace else None)
+    return objective.loss(Rows(student, targets, teacher_logits, None, *rest), settings), output
 
 
 class Blocks:
@@ -212,6 +257,32 @@ def newest_snapshot(snapshots: Path, say: Callable[[str], object] = lambda line:
             if first_process():
                 shutil.rmtree(folder)
     return newest
+
+
+def _not_a_number(loss: float, step: int, training: Training, snapshots: Path) -> UserError:
+    """The error for a loss that is no number after `step` whole steps, naming the snapshot to go back to.
+
+    A gradient that was no number leaves such weights behind a loss that still was one: a snapshot of them is
+    removed, or every resumed run would end here.
+    """
+    good = newest_snapshot(snapshots)
+    while good and not _finite(Path(good)):
+        if first_process():
+            shutil.rmtree(good)
+        good = newest_snapshot(snapshots) if first_process() else None
+    kept = f"the last good snapshot is {good}" if good else "no snapshot was taken before it"
+    return UserError(
+        f"training: the loss is {loss} at step {step + 1}, {kept}; lower --lr ({training.lr}) and run again"
+    )
+
+
+def _finite(snapshot: Path) -> bool:
+    """Whether every weight in a snapshot is a number."""
+    import torch
+    from safetensors.torch import load_file
+
+    files = snapshot.glob("*.safetensors")
+    return all(bool(torch.isfinite(w).all()) for file in files for w in load_file(file).values())
 
 
 def _whole(snapshot: Path) -> bool:
