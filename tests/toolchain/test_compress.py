@@ -466,3 +466,14 @@ def test_killed_training_resumes_for_real(
     )
     assert one["steps"] == other["steps"] == 100
     assert one["perplexity"]["after"] == pytest.approx(other["perplexity"]["after"], rel=1e-5)
+
+
+def test_a_model_is_trained_on_whole(gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    """Without a word about layers, --train goes on with all of them: a model is fine-tuned on a text."""
+    made = compress(
+        str(gpt2_checkpoint),
+        tmp_path / "tuned",
+        train="pretrain",
+        training=Training(corpus=str(corpus_file), steps=2, batch=2, window=16),
+    )
+    assert made["keep"] == [0, 1, 2, 3] and made["select"] == "all" and made["training"]["steps"] == 2

@@ -19,7 +19,10 @@ TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or di
 @click.argument("teacher")
 @click.option("--out", type=Path, required=True, help="Folder for the student.")
 @click.option(
-    "--layers", type=click.IntRange(min=1), metavar="K", help="How many of the teacher's layers to keep."
+    "--layers",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="How many of the teacher's layers to keep; with --train, all if not said.",
 )
 @click.option("--keep", metavar="I,J,...", help="Which layers to keep, instead of --layers: 0,2,4,7,9,11.")
 @click.option(

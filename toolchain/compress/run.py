@@ -48,14 +48,15 @@ def compress(
 ) -> dict[str, Any]:
     """Make a student of `teacher` in the folder `out`, and return what its compression.json holds.
 
-    `layers` of the teacher's are kept by strategy `select` (default pseudo-uniform), or those named in
-    `keep` ("0,2,4"). A strategy that measures looks at about `select_tokens` tokens of `select_corpus`'s
-    train part (default: the corpus to train on, else stdlib; toolchain/compress/score.py). With `init`
-    "random" the student has that many layers and fresh weights instead: the control. `training` (needed
-    unless `train` is "none") says how to train the student afterwards, on text alone ("pretrain") or towards
-    the teacher ("distill"). A training run that was interrupted goes on when the same call is made again;
-    `say` is told so, and every other step. Processes of `accelerate launch` other than the first train along
-    and return the training record (nothing without training).
+    `layers` of the teacher's (all, where it is to be trained and nothing else is said) are kept by strategy
+    `select` (default pseudo-uniform), or those named in `keep` ("0,2,4"). A strategy that measures looks at
+    about `select_tokens` tokens of `select_corpus`'s train part (default: the corpus to train on, else
+    stdlib; toolchain/compress/score.py). With `init` "random" the student has that many layers and fresh
+    weights instead: the control. `training` (needed unless `train` is "none") says how to train the student
+    afterwards, on text alone ("pretrain") or towards the teacher ("distill"). A training run that was
+    interrupted goes on when the same call is made again; `say` is told so, and every other step. Processes
+    of `accelerate launch` other than the first train along and return the training record (nothing without
+    training).
     UserError for what cannot be done, before anything is written or with all that was written removed.
     """
     _refuse_contradictions(layers, keep, select, init, train, training)
@@ -86,7 +87,7 @@ def compress(
         "config": {
             "layers": len(kept),
             "init": init,
-            "select": None if init == "random" else "keep" if keep else select or "pseudo-uniform",
+            "select": _how(layers, keep, select, init),
             "keep": None if init == "random" else kept,
             "train": train,
             "seed": seed,
@@ -117,7 +118,7 @@ def _refuse_contradictions(
         raise unknown("training", train, TRAINING)
     if init not in INITS:
         raise unknown("start", init, INITS)
-    if layers is None and keep is None:
+    if layers is None and keep is None and (train == "none" or select or init == "random"):
         raise UserError("compress: how small? say --layers K, or name the layers with --keep 0,2,4")
     if keep is not None and select is not None:
         raise UserError(
@@ -160,7 +161,8 @@ def _check_tokenizer(teacher: Path, train: str, say: Callable[[str], object]) ->
 def _kept(total: int, layers: int | None, keep: str | None, select: str | None, seed: int) -> list[int]:
     """The layers to keep, from a strategy or as named; as many as are asked for where they must be measured."""
     if keep is None:
-        assert layers is not None
+        if layers is None:  # to be trained on as it is
+            return list(range(total))
         if select in MEASURED:
             refuse_shape(select, total, layers)
             return list(range(layers))
@@ -180,6 +182,15 @@ def _measured(
     from toolchain.compress.score import measure
 
     return measure(teacher, select, total, k, corpus=text, tokens=tokens, seed=seed)
+
+
+def _how(layers: int | None, keep: str | None, select: str | None, init: str) -> str | None:
+    """How the layers were chosen, for the record."""
+    if init == "random":
+        return None
+    if keep is None and layers is None:
+        return "all"
+    return "keep" if keep else select or "pseudo-uniform"
 
 
 def _plan(request: dict[str, Any], out: Path) -> str:

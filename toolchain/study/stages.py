@@ -133,7 +133,8 @@ def _content(value: str) -> str:
 
 def places(study: Study, store: Path) -> dict[str, Path]:
     """Where each stage's folder is, or will be: below its key, so that another study finds it whatever its name."""
-    found, by_key = {}, {}
+    found: dict[str, Path] = {}
+    by_key: dict[str, Path] = {}
     for name, key in keys(study).items():
         kind = study.stages[name].kind
         home = store / kind / key[:16]
