@@ -72,6 +72,17 @@ TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or di
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="skew-kl's lambda, jsd's beta; default: the objective's.",
 )
+@click.option(
+    "--cache-teacher",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[FOLDER]",
+    help="Ask the teacher once, keep its most probable tokens on disk and train on those; default folder: in "
+    "the cache, by what it is of.",
+)
+@click.option(
+    "--cache-top", type=click.IntRange(min=1), metavar="K", help="How many of them a token.  [default: 32]"
+)
 @training_options
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print compression.json instead of a sentence.")

@@ -135,6 +135,8 @@ def _refuse_contradictions(
         for name in ("temperature", "alpha", "mix"):
             if (value := getattr(training, name)) is not None:
                 raise UserError(f"--{name} {value}: needs the teacher; use it with --train distill")
+        if training.cache_teacher or training.cache_top:
+            raise UserError("--cache-teacher: pretrain asks no teacher; use it with --train distill")
         if training.objective != "lm":
             raise UserError(
                 f"--objective {training.objective}: needs the teacher; use it with --train distill"

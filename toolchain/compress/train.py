@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devices.errors import UserError
-from devices.files import write_json
+from devices.files import sha256, write_json
 from devices.text import encode_text, load_tokenizer
 from export.architecture import describe
+from export.checkpoint import identity
+from toolchain.compress.cached import CachedTeacher, cached_teacher, describe_cache
 from toolchain.compress.objectives import OBJECTIVES
 from toolchain.compress.trainer import (
     Training,
@@ -23,6 +25,7 @@ from toolchain.compress.trainer import (
     fuse_gelu,
     make_trainer,
     newest_snapshot,
+    processes,
     refuse,
     resolved,
 )
@@ -66,17 +69,20 @@ def train(
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     _set_dropout(model, training.dropout)
     fuse_gelu(model)
-    teacher = _load_teacher(teacher_dir, model_dir, model, training) if teacher_dir else None
+    if teacher_dir:
+        _refuse_unfit(teacher_dir, model_dir, model, training)
     _freeze(model, training)
     corpus = corpus or load(training.corpus, training.heldout)
     window = training.window or min(512, model.config.max_position_embeddings)
-    blocks = _whole_steps(pack(corpus.train, model_dir, model.config.eos_token_id, window), training.batch)
+    packed = pack(corpus.train, model_dir, model.config.eos_token_id, window)
+    blocks = _whole_steps(packed, training.batch)
     heldout = _heldout_blocks(corpus.heldout, model_dir, window)
     step = window * training.batch
     steps = training.steps or math.ceil((training.tokens or blocks.size) / step)
     if training.tokens is not None and training.tokens < step:
         _say(f"--tokens {training.tokens}: rounded up to one step, {step:,} tokens (--batch times --window)")
     training = replace(training, window=window, steps=steps, tokens=steps * step)
+    teacher = _teacher(teacher_dir, model_dir, packed, corpus, training) if teacher_dir else None
 
     scored = heldout[: training.heldout_blocks]
     bar, clock = Bar(step), Clock(staging / "seconds.json")
@@ -95,7 +101,8 @@ def train(
     if first_process():
         _save(model, model_dir, config)
     scores = {"before": before, "after": after, "tokens": scored[:, 1:].size, "window": window}
-    return _record(training, corpus, blocks.size, trainer.state, seconds) | {"perplexity": scores}
+    asking = {"cache_hours": round(teacher.seconds / 3600, 4)} if isinstance(teacher, CachedTeacher) else {}
+    return _record(training, corpus, blocks.size, trainer.state, seconds) | asking | {"perplexity": scores}
 
 
 def _record(
@@ -167,25 +174,66 @@ def perplexity(model: "PreTrainedModel", blocks: "np.ndarray", memo: Path | None
     return value
 
 
-def _load_teacher(
-    teacher_dir: Path, student_dir: Path, student: "PreTrainedModel", training: Training
-) -> "PreTrainedModel":
-    """The teacher, to be asked only; UserError where it cannot teach this student."""
+def _teacher(
+    folder: Path, model_dir: Path, packed: "np.ndarray", corpus: Corpus, training: Training
+) -> "PreTrainedModel | CachedTeacher":
+    """What answers for the teacher in `folder`: itself, or the cache of its answers to all packed blocks."""
+    if training.cache_teacher is None:
+        return _load_teacher(folder)
+    assert training.cache_top is not None and training.temperature is not None
+    about = describe_cache(
+        packed,
+        identity(folder),
+        corpus.sha256,
+        sha256(model_dir / "tokenizer.json"),
+        json.loads((folder / "config.json").read_text())["vocab_size"],
+        training.cache_top,
+        training.temperature,
+    )
+
+    def ask() -> CachedTeacher:
+        assert training.cache_teacher is not None
+        return cached_teacher(
+            training.cache_teacher, about, packed, lambda: _load_teacher(folder, True), _say
+        )
+
+    if processes() == 1:
+        return ask()
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():  # the others find it whole
+        return ask()
+
+
+def _load_teacher(folder: Path, move: bool = False) -> "PreTrainedModel":
+    """The teacher, to be asked only; with `move` where it runs fastest (the Trainer moves it otherwise)."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with quiet():
-        teacher = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype=torch.float32)
+        teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    fuse_gelu(teacher)
+    if move and torch.cuda.is_available():
+        torch.nn.Module.to(teacher, "cuda")
+    return teacher.eval().requires_grad_(False)
+
+
+def _refuse_unfit(
+    teacher_dir: Path, student_dir: Path, student: "PreTrainedModel", training: Training
+) -> None:
+    """UserError where the teacher cannot teach this student."""
+    from transformers import AutoConfig
+
+    with quiet():
+        config = AutoConfig.from_pretrained(teacher_dir)
     for what, key in (("vocabulary", "vocab_size"), ("hidden state", "hidden_size")):
-        sizes = getattr(teacher.config, key), getattr(student.config, key)
+        sizes = getattr(config, key), getattr(student.config, key)
         if sizes[0] != sizes[1] and (key == "vocab_size" or OBJECTIVES[training.objective].hidden):
             why = "" if key == "vocab_size" else f", and '{training.objective}' compares them; choose another"
             raise UserError(
                 f"{teacher_dir}: the teacher's {what} has {sizes[0]} entries, the student's {sizes[1]}{why}"
             )
     _refuse_other_tokens(teacher_dir, student_dir)
-    fuse_gelu(teacher)
-    return teacher.eval().requires_grad_(False)
 
 
 def _refuse_other_tokens(teacher_dir: Path, student_dir: Path) -> None:

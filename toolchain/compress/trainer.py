@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
 from export.checkpoint import read_header
+from toolchain.compress.cached import TOP, CachedTeacher
 from toolchain.compress.objectives import LEARNING_RATE, OBJECTIVES, Objective
 from toolchain.compress.objectives.rows import Rows, Settings, cross_entropy, next_token
 from toolchain.compress.objectives.taid import Pace
@@ -40,6 +41,8 @@ class Training:
     temperature: float | None = None  # default: the objective's
     alpha: float | None = None  # weight of the teacher's part; default: the objective's
     mix: float | None = None  # skew-kl's lambda, jsd's beta; default: the objective's
+    cache_teacher: str | None = None  # a folder for the teacher's answers, AUTO for the usual one; None: none
+    cache_top: int | None = None  # of each answer, so many tokens are cached; default: TOP
     seed: int = 0
     snapshot_every: int = 200  # steps
     patience: int | None = None  # stop after so many epochs without a better held-out loss, keep the best
@@ -94,12 +97,22 @@ def resolved(training: Training) -> Training:
                 f"--{name} {value}: objective '{training.objective}' has no such setting; "
                 f"leave it out, or choose one of {', '.join(has)}"
             )
+    if training.cache_teacher is None:
+        if training.cache_top is not None:
+            raise UserError(f"--cache-top {training.cache_top}: caches nothing alone; add --cache-teacher")
+    elif default.needs_all:
+        raise UserError(
+            f"--cache-teacher: objective '{training.objective}' {default.needs_all}; leave it out, or choose "
+            f"one of {', '.join(name for name, made in OBJECTIVES.items() if not made.needs_all)}"
+        )
+    else:
+        given["cache_top"] = training.cache_top or TOP
     return replace(training, **given)
 
 
 def make_trainer(
     model: "PreTrainedModel",
-    teacher: "PreTrainedModel | None",
+    teacher: "PreTrainedModel | CachedTeacher | None",
     blocks: "np.ndarray",
     heldout: "np.ndarray",
     training: Training,
@@ -120,8 +133,10 @@ def make_trainer(
 
     arguments = _arguments(training, len(blocks), snapshots)
     objective = OBJECTIVES.get(training.objective)
+    asked = None if isinstance(teacher, CachedTeacher) else teacher
     pace = objective.pace() if objective and objective.pace else None
-    if teacher is not None:
+    cached = teacher if isinstance(teacher, CachedTeacher) else None
+    if isinstance(teacher, torch.nn.Module):
         torch.nn.Module.to(teacher, arguments.device)
 
     class Distiller(Trainer):
@@ -131,7 +146,7 @@ def make_trainer(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             distil = objective if model.training else None
-            loss, output = batch_loss(model, inputs, teacher, training, distil, pace)
+            loss, output = batch_loss(model, inputs, asked, training, distil, pace)
             if model.training:
                 if not torch.isfinite(loss):
                     raise _not_a_number(loss.item(), self.state.global_step, training, snapshots)
@@ -144,7 +159,7 @@ def make_trainer(
     trainer = Distiller(
         model=model,
         args=arguments,
-        train_dataset=Blocks(blocks),
+        train_dataset=Blocks(blocks, cached),
         eval_dataset=Blocks(heldout),
         callbacks=[*callbacks, Remembered(pace)] if pace else callbacks,
     )
@@ -212,7 +227,8 @@ def batch_loss(
 ) -> tuple["torch.Tensor", Any]:
     """The loss of one batch and the model's output; plain cross-entropy where there is no objective.
 
-    `inputs` holds input_ids and labels [batch, window].
+    `inputs` holds input_ids and labels [batch, window], and from a cached teacher top_ids [batch, window, k]
+    and top [batch, window, k + 1]; without these the teacher itself is asked.
     """
     import torch
 
@@ -222,20 +238,28 @@ def batch_loss(
         return cross_entropy(*next_token(output.logits, labels)), output
     how: dict[str, Any] = {"use_cache": False, "output_hidden_states": objective.hidden}
     output = model(input_ids=ids, **how)
-    assert teacher is not None and training.temperature is not None
+    assert training.temperature is not None
+    settings = Settings(training.temperature, training.alpha, training.mix, pace.t if pace else None)
+    if "top" in inputs:
+        values = inputs["top"].float().log_softmax(-1)  # what float16 left is made a distribution again
+        student, targets, top_ids, values = next_token(output.logits, labels, inputs["top_ids"], values)
+        return objective.loss(Rows(student, targets, top=(top_ids, values)), settings), output
+    assert teacher is not None
     with torch.no_grad():
         wanted = teacher(input_ids=ids, **how)
     hidden = [output.hidden_states[-1], wanted.hidden_states[-1]] if objective.hidden else []
     student, targets, teacher_logits, *rest = next_token(output.logits, labels, wanted.logits, *hidden)
-    settings = Settings(training.temperature, training.alpha, training.mix, pace.t if pace else None)
     return objective.loss(Rows(student, targets, teacher_logits, None, *rest), settings), output
 
 
 class Blocks:
-    """Packed blocks int64 [blocks, window] as a map-style dataset; a block is its own labels."""
+    """Packed blocks int64 [blocks, window] as a map-style dataset; a block is its own labels.
 
-    def __init__(self, blocks: "np.ndarray") -> None:
-        self.blocks = blocks
+    With a cached teacher each block comes with the teacher's answers to it, in whatever order they are drawn.
+    """
+
+    def __init__(self, blocks: "np.ndarray", cached: CachedTeacher | None = None) -> None:
+        self.blocks, self.cached = blocks, cached
 
     def __len__(self) -> int:
         """The number of blocks."""
@@ -243,7 +267,10 @@ class Blocks:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One block, as what the Trainer's collator stacks."""
-        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+        item = {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+        if self.cached is not None:
+            item["top_ids"], item["top"] = self.cached[index]
+        return item
 
 
 def newest_snapshot(snapshots: Path, say: Callable[[str], object] = lambda line: None) -> str | None:
