@@ -17,7 +17,6 @@ import onnx_ir as ir
 from devices.artifact import Artifact
 from devices.files import sha256
 from devices.runtime import Decoder
-from devices.sampling import Sampling, pick
 from devices.session import open_session, thread_count
 from devices.text import encode_text, load_tokenizer, read_text
 from export.architecture import Architecture, describe_model
@@ -93,16 +92,17 @@ def sample_model(checkpoint: Checkpoint, arch: Architecture) -> np.ndarray:
     """
     length = min(LENGTH, arch.positions)
     ids = np.zeros((ROWS, length), np.int64)
-    rngs = [np.random.default_rng([0, row]) for row in range(ROWS)]
-    ids[:, 0] = [rng.integers(arch.vocab) for rng in rngs]
+    rng = np.random.default_rng(0)
+    ids[:, 0] = rng.integers(arch.vocab, size=ROWS)
     with tempfile.TemporaryDirectory(prefix="toolchain-calibrate-") as scratch:
         write_graph(checkpoint, arch, RECIPES["fp32"], Path(scratch), "toolchain")
         manifest = {"kind": "decoder", "name": "samples", "model": describe_model(arch)}
         decoder = Decoder(Artifact(Path(scratch), manifest, ""), context=length)
         logits = decoder.prefill(ids[:, :1])
         for at in range(1, length):
-            drawn = Sampling(temperature=float(at > GREEDY))
-            ids[:, at] = [pick(row, drawn, rng) for row, rng in zip(logits, rngs, strict=True)]
+            # The largest of logits with Gumbel noise is a draw at temperature 1, and takes no sorting.
+            noise = rng.gumbel(size=logits.shape) if at > GREEDY else 0
+            ids[:, at] = (logits + noise).argmax(-1)
             if at + 1 < length:
                 logits = decoder.step(ids[:, at])
     return ids
