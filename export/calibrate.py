@@ -17,7 +17,6 @@ import onnx_ir as ir
 from devices.artifact import Artifact
 from devices.files import sha256
 from devices.runtime import Decoder
-from devices.sampling import Sampling, pick
 from devices.session import open_session, thread_count
 from devices.text import encode_text, load_tokenizer, read_text
 from export.architecture import Architecture, describe_model
@@ -31,6 +30,7 @@ from export.weights import Source, gather, table
 
 ROWS, LENGTH = 16, 256  # rows of text, and tokens in each
 GREEDY = 3  # first tokens of a sample that are not drawn, so that a row finds a subject
+TINY = 1e-12  # mean square of a residual stream that is none
 CHARACTERS = 16  # of text for each token wanted: more than any tokenizer puts into one on average
 INT64 = ir.DataType.INT64
 Values = list[ir.Value]
@@ -39,8 +39,8 @@ Values = list[ir.Value]
 @dataclass(frozen=True)
 class Inputs:
     """What went into one product: `largest` float32 [in], each channel's largest magnitude; `moment`
-    float64 [in, in], the sum of x x^T over all tokens (for qkv, the first of a row weighs as much as the
-    rest), or None where nobody asked for it."""
+    float64 [in, in], the sum of w x x^T over all tokens, weighted by what an error at them does, or None
+    where nobody asked for it."""
 
     largest: np.ndarray
     moment: np.ndarray | None
@@ -92,16 +92,17 @@ def sample_model(checkpoint: Checkpoint, arch: Architecture) -> np.ndarray:
     """
     length = min(LENGTH, arch.positions)
     ids = np.zeros((ROWS, length), np.int64)
-    rngs = [np.random.default_rng([0, row]) for row in range(ROWS)]
-    ids[:, 0] = [rng.integers(arch.vocab) for rng in rngs]
+    rng = np.random.default_rng(0)
+    ids[:, 0] = rng.integers(arch.vocab, size=ROWS)
     with tempfile.TemporaryDirectory(prefix="toolchain-calibrate-") as scratch:
         write_graph(checkpoint, arch, RECIPES["fp32"], Path(scratch), "toolchain")
         manifest = {"kind": "decoder", "name": "samples", "model": describe_model(arch)}
         decoder = Decoder(Artifact(Path(scratch), manifest, ""), context=length)
         logits = decoder.prefill(ids[:, :1])
         for at in range(1, length):
-            drawn = Sampling(temperature=float(at > GREEDY))
-            ids[:, at] = [pick(row, drawn, rng) for row, rng in zip(logits, rngs, strict=True)]
+            # The largest of logits with Gumbel noise is a draw at temperature 1, and takes no sorting.
+            noise = rng.gumbel(size=logits.shape) if at > GREEDY else 0
+            ids[:, at] = (logits + noise).argmax(-1)
             if at + 1 < length:
                 logits = decoder.step(ids[:, at])
     return ids
@@ -122,29 +123,50 @@ def layer_inputs(
         with _running(checkpoint, arch, lambda source, i=i: _layer(source, i)) as run:  # type: ignore[misc]
             for row, (h, residual) in enumerate(states):
                 *states[row], o, up, down = run({"h": h, "residual": residual, "attention_mask": mask})
-                _add(sums, {"qkv": h, "o": o, "up": up, "down": down}, moments)
+                even, added = np.ones(h.shape[1]), _by_size(states[row][1][0])
+                for slot, x, weights in (
+                    ("qkv", h, _first_heavy(even)),
+                    ("o", o, added),
+                    ("up", up, even),
+                    ("down", down, added),
+                ):
+                    _add(sums, slot, x[0], weights if moments else None)
         yield {slot: Inputs(*found) for slot, found in sums.items()}
     sums = {}
     for h, _ in states:
-        _add(sums, {"head": h}, moments)
+        _add(sums, "head", h[0], np.ones(h.shape[1]) if moments else None)
     yield {slot: Inputs(*found) for slot, found in sums.items()}
 
 
-def _add(sums: dict[str, list[Any]], seen: dict[str, np.ndarray], moments: bool) -> None:
-    """Take what one row put into some products, [1, tokens, in] each, into their sums."""
-    for slot, x in seen.items():
-        x = x[0]
-        largest, moment = np.abs(x).max(0), (x.T @ x).astype(np.float64) if moments else None
-        if moments and slot == "qkv":
-            # All later tokens attend to the first (https://arxiv.org/abs/2309.17453), whose input is like no
-            # other: its key counts as much as theirs together, or GPTQ spoils it for a little gain in each.
-            moment += len(x) * np.outer(x[0], x[0])
-        if slot not in sums:
-            sums[slot] = [largest, moment]
-            continue
-        np.maximum(sums[slot][0], largest, out=sums[slot][0])
-        if moments:
-            sums[slot][1] += moment
+def _first_heavy(weights: np.ndarray) -> np.ndarray:
+    """Weights [tokens] with the first as heavy as all others.
+
+    All later tokens attend to the first (Xiao et al. 2023, https://arxiv.org/abs/2309.17453), whose input is like
+    no other: counted once, GPTQ spoils its key for a little gain in every other.
+    """
+    return np.concatenate([weights[:1] + weights.sum(), weights[1:]])
+
+
+def _by_size(residual: np.ndarray) -> np.ndarray:
+    """Weights [tokens], mean 1, for what is added to `residual` [tokens, hidden]: an error counts by its share.
+
+    Without them the few tokens whose residual is hundreds of times the others' would decide alone.
+    """
+    weights = 1 / np.maximum((residual.astype(np.float64) ** 2).mean(-1), TINY)
+    return weights / weights.mean()
+
+
+def _add(sums: dict[str, list[Any]], slot: str, x: np.ndarray, weights: np.ndarray | None) -> None:
+    """Take what one row put into a product, [tokens, in], into its sums; the moment where weights are given."""
+    largest, moment = np.abs(x).max(0), None
+    if weights is not None:
+        moment = ((x * weights[:, None].astype(np.float32)).T @ x).astype(np.float64)
+    if slot not in sums:
+        sums[slot] = [largest, moment]
+        return
+    np.maximum(sums[slot][0], largest, out=sums[slot][0])
+    if moment is not None:
+        sums[slot][1] += moment
 
 
 @contextmanager

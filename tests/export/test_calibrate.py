@@ -32,7 +32,16 @@ def torch_inputs(checkpoint, family, ids):
 
         module.register_forward_pre_hook(keep)
 
+    def keep_size(i):
+        def keep(_, args, out):
+            out = out[0] if isinstance(out, tuple) else out
+            weights = 1 / (out.double() ** 2).mean(-1)
+            seen[i, "weights"] = (weights / weights.mean(-1, keepdim=True)).flatten().numpy()
+
+        return keep
+
     for i, layer in enumerate(layers):
+        layer.register_forward_hook(keep_size(i))
         for slot, name in READERS[family].items():
             watch(layer.get_submodule(name), (i, slot))
     watch(model.lm_head, "head")
@@ -45,7 +54,8 @@ def torch_inputs(checkpoint, family, ids):
 def test_against_pytorch(request, make_checkpoint, family):
     """Largest magnitudes and second moments of every product's input are those of PyTorch's modules.
 
-    Where keys are made, a row's first token weighs as much again as the whole row.
+    Where keys are made, a row's first token weighs as much again as the whole row; what is added to the
+    residual stream is weighed by its mean square.
     """
     # Heads of 8 are rotated outside the attention operator, heads of 16 by it.
     checkpoint = make_checkpoint(family, **({"head_dim": 16} if family == "qwen3" else {}))
@@ -54,13 +64,18 @@ def test_against_pytorch(request, make_checkpoint, family):
     found = list(layer_inputs(opened, check(opened), IDS, moments=True))
     assert len(found) == 5 and list(found[4]) == ["head"]
     for key, x in expected.items():
+        if key[1] == "weights":
+            continue
         inputs = found[4]["head"] if key == "head" else found[key[0]][key[1]]
         np.testing.assert_allclose(inputs.largest, np.abs(x).max(0), rtol=1e-3, atol=1e-4)
-        wanted = x.astype(np.float64).T @ x
+        weights = np.ones(len(x))
         if (
             key != "head" and key[1] == "qkv"
-        ):  # each row's first token counts as often as a row has tokens, too
-            wanted += IDS.shape[1] * x[:: IDS.shape[1]].T @ x[:: IDS.shape[1]]
+        ):  # a row's first token counts as often as the row has tokens, too
+            weights[:: IDS.shape[1]] += IDS.shape[1]
+        elif key != "head" and key[1] in ("o", "down"):
+            weights = expected[key[0], "weights"]
+        wanted = (x * weights[:, None]).T @ x.astype(np.float64)
         np.testing.assert_allclose(inputs.moment, wanted, rtol=1e-3, atol=1e-3 * wanted.diagonal().max())
 
 
