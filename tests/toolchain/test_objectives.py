@@ -344,3 +344,24 @@ def test_the_top_of_everything_is_everything(name: str) -> None:
         loss = OBJECTIVES[name].loss(cached, settings(name, 2.0, alpha=1.0)).item()
         whole = OBJECTIVES[name].loss(rows, settings(name, 2.0, alpha=1.0)).item()
         assert loss == pytest.approx(whole, rel=1e-9) if k == 8 else loss < whole
+
+
+@pytest.mark.parametrize("name", [name for name, made in OBJECTIVES.items() if not made.needs_all])
+def test_gradients_from_a_cache_are_the_slopes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the one pass over the logits, in chunks of two rows: targets in the top, outside, and all weights."""
+    monkeypatch.setattr("toolchain.compress.objectives.top.CHUNK", 2 * 9)
+    rows = batch()
+    assert rows.teacher is not None
+    ids = rows.teacher.topk(3).indices
+    targets = torch.cat([ids[:2, 1], rows.teacher.argmin(-1)[2:]])
+    cached = replace(
+        rows, targets=targets, teacher=None, top=(ids, top_log_probabilities(rows.teacher, ids, 2.0))
+    )
+    for alpha in (0.3, 1.0):
+        held = settings(name, 2.0, alpha)
+        assert torch.autograd.gradcheck(
+            lambda student, held=held: OBJECTIVES[name].loss(replace(cached, student=student), held),
+            rows.student.clone().requires_grad_(),
+        )
+    zero = OBJECTIVES[name].loss(cached, settings(name, 2.0, 0.0)).item()
+    assert zero == pytest.approx(cross_entropy(rows.student, targets).item(), rel=1e-12)

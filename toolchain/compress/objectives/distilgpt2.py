@@ -10,7 +10,7 @@ is no part of the recipe.
 
 from typing import TYPE_CHECKING
 
-from toolchain.compress.objectives.rows import Rows, Settings, cross_entropy, kl, wide
+from toolchain.compress.objectives.rows import Rows, Settings, kl, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +29,9 @@ def cosine(student: "Tensor", teacher: "Tensor") -> "Tensor":
 def loss(rows: Rows, settings: Settings) -> "Tensor":
     """5 · T² · KL(teacher || student) + 2 · cross-entropy + 1 · cosine of the last hidden states -> scalar."""
     assert rows.student_hidden is not None and rows.teacher_hidden is not None
-    student, teacher = rows.log_probabilities(settings.temperature)
+    student, teacher, text = rows.compared(settings.temperature)
     return (
         LOGITS * settings.temperature**2 * kl(teacher, student)
-        + TEXT * cross_entropy(rows.student, rows.targets)
+        + TEXT * text
         + COSINE * cosine(rows.student_hidden, rows.teacher_hidden)
     )

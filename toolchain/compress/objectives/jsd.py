@@ -22,5 +22,5 @@ def jsd(student: "Tensor", teacher: "Tensor", mix: float) -> "Tensor":
 def loss(rows: Rows, settings: Settings) -> "Tensor":
     """alpha · T² · generalized JSD + (1 - alpha) · cross-entropy -> scalar."""
     assert settings.mix is not None
-    student, teacher = rows.log_probabilities(settings.temperature)
-    return weighed(jsd(student, teacher, settings.mix), rows, settings)
+    student, teacher, text = rows.compared(settings.temperature)
+    return weighed(jsd(student, teacher, settings.mix), text, settings)

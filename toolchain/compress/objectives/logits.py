@@ -19,5 +19,5 @@ def forward_kl(student: "Tensor", teacher: "Tensor", temperature: float) -> "Ten
 
 def loss(rows: Rows, settings: Settings) -> "Tensor":
     """alpha · T² · KL(teacher || student) + (1 - alpha) · cross-entropy -> scalar."""
-    student, teacher = rows.log_probabilities(settings.temperature)
-    return weighed(kl(teacher, student), rows, settings)
+    student, teacher, text = rows.compared(settings.temperature)
+    return weighed(kl(teacher, student), text, settings)

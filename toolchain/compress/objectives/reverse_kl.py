@@ -16,5 +16,5 @@ if TYPE_CHECKING:
 
 def loss(rows: Rows, settings: Settings) -> "Tensor":
     """alpha · T² · KL(student || teacher) + (1 - alpha) · cross-entropy -> scalar."""
-    student, teacher = rows.log_probabilities(settings.temperature)
-    return weighed(kl(student, teacher), rows, settings)
+    student, teacher, text = rows.compared(settings.temperature)
+    return weighed(kl(student, teacher), text, settings)

@@ -40,15 +40,20 @@ class Rows:
     student_hidden: "Tensor | None" = None
     teacher_hidden: "Tensor | None" = None
 
-    def log_probabilities(self, temperature: float) -> "tuple[Tensor, Tensor]":
-        """The student's and the teacher's over the same outcomes, softened: both [rows, outcomes]."""
+    def compared(self, temperature: float) -> "tuple[Tensor, Tensor, Tensor]":
+        """Log-probabilities of student and teacher over the same outcomes, softened, and the cross-entropy.
+
+        The first two are [rows, outcomes], the last is a scalar.
+        """
         if self.top is not None:
-            from toolchain.compress.objectives.top import top_log_probabilities
+            from toolchain.compress.objectives.top import top_and_target
 
             ids, teacher = self.top
-            return top_log_probabilities(self.student, ids, temperature), teacher
+            student, target = top_and_target(self.student, ids, self.targets, temperature)
+            return student, teacher, -target.mean()
         assert self.teacher is not None
-        return softened(self.student, temperature), softened(self.teacher, temperature)
+        text = cross_entropy(self.student, self.targets)
+        return softened(self.student, temperature), softened(self.teacher, temperature), text
 
 
 def next_token(logits: "Tensor", labels: "Tensor", *others: "Tensor") -> "tuple[Tensor, ...]":
@@ -104,8 +109,8 @@ def mixture(p: "Tensor", q: "Tensor", share: float) -> "Tensor":
     return torch.logaddexp(p + math.log(share), q + math.log1p(-share))
 
 
-def weighed(divergence: "Tensor", rows: Rows, settings: Settings) -> "Tensor":
-    """alpha · T² · divergence + (1 - alpha) · cross-entropy -> scalar.
+def weighed(divergence: "Tensor", text: "Tensor", settings: Settings) -> "Tensor":
+    """alpha · T² · divergence + (1 - alpha) · `text`, the cross-entropy: scalars -> scalar.
 
     The divergence is of distributions softened by T; the factor T² keeps the gradient's size independent of T
     (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2).
@@ -114,4 +119,4 @@ def weighed(divergence: "Tensor", rows: Rows, settings: Settings) -> "Tensor":
     loss = settings.alpha * settings.temperature**2 * divergence
     if settings.alpha == 1:
         return loss
-    return loss + (1 - settings.alpha) * cross_entropy(rows.student, rows.targets)
+    return loss + (1 - settings.alpha) * text

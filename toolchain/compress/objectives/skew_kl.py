@@ -22,5 +22,5 @@ def skew_kl(student: "Tensor", teacher: "Tensor", mix: float) -> "Tensor":
 def loss(rows: Rows, settings: Settings) -> "Tensor":
     """alpha · T² · skew KL + (1 - alpha) · cross-entropy -> scalar."""
     assert settings.mix is not None
-    student, teacher = rows.log_probabilities(settings.temperature)
-    return weighed(skew_kl(student, teacher, settings.mix), rows, settings)
+    student, teacher, text = rows.compared(settings.temperature)
+    return weighed(skew_kl(student, teacher, settings.mix), text, settings)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from toolchain.compress.objectives.rows import Rows, Settings, kl, softened, weighed, wide
+from toolchain.compress.objectives.rows import Rows, Settings, cross_entropy, kl, softened, weighed, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,4 +53,5 @@ def loss(rows: Rows, settings: Settings) -> "Tensor":
     """alpha · T² · KL(target at t || student) + (1 - alpha) · cross-entropy -> scalar."""
     assert rows.teacher is not None and settings.t is not None
     target = interpolated(rows.student, rows.teacher, settings.t, settings.temperature)
-    return weighed(kl(target, softened(rows.student, settings.temperature)), rows, settings)
+    text = cross_entropy(rows.student, rows.targets)
+    return weighed(kl(target, softened(rows.student, settings.temperature)), text, settings)
