@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from devices.process import command, environment
 from devices.progress import Progress
 from toolchain import __version__
 from toolchain.compress.unfinished import differences
-from toolchain.corpus.clean.rules import RULES, parse
+from toolchain.corpus.clean.rules import DUPLICATES, NEAR_DUPLICATES, RULES, parse
 from toolchain.corpus.clean.shards import PART, Part, parts
 from toolchain.corpus.load import REPORT, calibration_file, export_hub, text_files
 
@@ -52,6 +53,9 @@ def clean(
             an unfinished run for `out` at another request (unless `force`).
     """
     chosen = parse(rules)
+    for needed in ("datatrove", "orjson"):  # known before anything is read: another process imports them
+        if find_spec(needed) is None:
+            raise ModuleNotFoundError(name=needed)
     _refuse_overlap(corpus, out)
     files = _files(corpus, out)
     request = {
@@ -62,12 +66,14 @@ def clean(
     with staged(out, force=force, resume=True) as staging:
         work = staging / WORK
         done = _prepare(staging, request, out, force, say)
+        resumed = _tasks_done(work) > 0
         started = time.monotonic()
         if not done:
             cut = parts(files)
             say(f"{out}: {', '.join(chosen)} on {len(cut)} parts of {corpus}, {workers} at a time")
             folder = work / _run(work, cut, chosen, workers)
-            report = _report(work, request, corpus, files, command, time.monotonic() - started)
+            seconds = None if resumed else round(time.monotonic() - started, 1)
+            report = _report(work, request, corpus, files, command, seconds)
             if not report["kept"]["documents"]:
                 shutil.rmtree(staging)
                 raise UserError(f"corpus '{corpus}': nothing is left of it; choose fewer --rules")
@@ -114,7 +120,7 @@ def _prepare(
         if earlier == request:
             say("going on with the unfinished run found here")
             return False
-        if not force:
+        if not force and _tasks_done(staging / WORK):
             other = ", ".join(dict.fromkeys(differences(earlier, request)))
             raise UserError(
                 f"{out}: an unfinished run is kept for it, of another request ({other}); give that one again "
@@ -147,9 +153,12 @@ def _run(work: Path, cut: list[Part], rules: tuple[str, ...], workers: int) -> s
             process.kill()
             process.wait()
             raise
-    answer = json.loads(said[-1]) if said else {"error": _last_words(work, process.returncode)}
+    lost = {"error": _last_words(work, process.returncode)}
+    answer: dict[str, Any] = json.loads(said[-1]) if said else lost
     if answer.get("errno"):
         raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["file"] or None)
+    if said and "error" in answer:
+        shutil.rmtree(work.parent)  # the text has to be mended, and then nothing of this holds
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["folder"]
@@ -157,17 +166,20 @@ def _run(work: Path, cut: list[Part], rules: tuple[str, ...], workers: int) -> s
 
 def _watch(process: subprocess.Popen, work: Path, tasks: int, rules: tuple[str, ...]) -> None:
     """A bar of tasks done, until the process ends."""
-    from toolchain.corpus.clean.rules import DUPLICATES, NEAR_DUPLICATES
-
     total = tasks * (1 + (DUPLICATES in rules) + (NEAR_DUPLICATES in rules))
     seen = 0
     with Progress(total, "clean", "part") as bar:
         while process.poll() is None:
             time.sleep(LOOK)
-            stages = ("filtered", f"without-{DUPLICATES}", f"without-{NEAR_DUPLICATES}")
-            done = sum(len(list((work / "stages" / stage / "completions").glob("*"))) for stage in stages)
+            done = _tasks_done(work)
             bar.update(done - seen)
             seen = done
+
+
+def _tasks_done(work: Path) -> int:
+    """How many tasks are done of the stages that read all documents."""
+    stages = ("filtered", f"without-{DUPLICATES}", f"without-{NEAR_DUPLICATES}")
+    return sum(len(list((work / "stages" / stage / "completions").glob("*"))) for stage in stages)
 
 
 def _last_words(work: Path, code: int) -> str:
@@ -175,13 +187,11 @@ def _last_words(work: Path, code: int) -> str:
     last = lines[-1][:200] if lines else "it said nothing"
     if code < 0:
         return f"clean: the process that cleans was killed by signal {-code}; out of memory? lower --workers"
-    if "ModuleNotFoundError" in last:
-        return f"clean: {last.partition(': ')[2]}; install the host extra"
     return f"clean: failed ({last}); see {work / 'log'}, and give the same command again to go on"
 
 
 def _report(
-    work: Path, request: dict[str, Any], corpus: str, files: list[Path], command: str, seconds: float
+    work: Path, request: dict[str, Any], corpus: str, files: list[Path], command: str, seconds: float | None
 ) -> dict[str, Any]:
     """clean.json: what was read, what is left, and what each rule dropped."""
     found = _counts(work / "counts")
@@ -198,7 +208,7 @@ def _report(
             rule: found.get(rule, none | {"reasons": {}, "examples": []}) | {"what": RULES[rule]}
             for rule in request["rules"]
         },
-        "seconds": round(seconds, 1),
+        "seconds": seconds,  # null where it went on with an earlier try
         "request": request,
         "versions": {"datatrove": version("datatrove")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

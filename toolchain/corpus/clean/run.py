@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import multiprocess
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
@@ -19,6 +20,7 @@ from datatrove.pipeline.dedup import (
     MinhashDedupSignature,
     SentenceFindDedups,
 )
+from multiprocess.managers import SyncManager
 
 from devices.errors import UserError
 from devices.process import end_with
@@ -98,9 +100,21 @@ def clean(plan: dict[str, Any]) -> dict[str, Any]:
     return {"folder": todo[-1][0]}
 
 
+def _manager() -> SyncManager:
+    """What datatrove asks multiprocess for, ended with this process: by itself it outlives a parent that is killed."""
+    manager = SyncManager(ctx=multiprocess.get_context())
+    manager.start(_end_with_parent)
+    return manager
+
+
+def _end_with_parent() -> None:
+    end_with(os.getppid())
+
+
 def main() -> int:
     """Answer the plan on standard input with one line of JSON: a folder, an error, or an error's number."""
     end_with(int(sys.argv[1]))
+    multiprocess.Manager = _manager
     try:
         answer = clean(json.load(sys.stdin))
     except UserError as error:

@@ -230,8 +230,7 @@ class LineFilter(SentenceDedupFilter):
 class Excluded:
     """Takes the documents that MinHash drops where datatrove wants a writer, and counts them."""
 
-    def __init__(self, counts: str) -> None:
-        self.counts = counts
+    count: Tally
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -249,12 +248,13 @@ class NearFilter(MinhashDedupFilter):
     """Drops the documents that MinHash found to be like another."""
 
     def __init__(self, folder: str, counts: str) -> None:
-        super().__init__(folder, exclusion_writer=Excluded(counts))
+        self.excluded = Excluded()
+        super().__init__(folder, exclusion_writer=self.excluded)
         self.counts = counts
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Yield the documents that are left."""
-        with tally(self.counts, rank) as self.exclusion_writer.count:
+        with tally(self.counts, rank) as self.excluded.count:
             yield from super().run(data, rank, world_size)
 
 
