@@ -104,9 +104,10 @@ def test_the_exported_file_is_what_is_measured(seeded, data):
 def test_the_exported_files_figures_come_from_the_device_code(base, data, tmp_path, monkeypatch):
     """What ONNX Runtime's classifier answers is what counts, not the checkpoint's predictions."""
     from devices.classifier import Classifier
+    from export.gates import REPORT_ONLY
 
     real = Classifier.predict
-    monkeypatch.setattr(scores, "exported", lambda *a, **k: export_without_judge(*a))
+    monkeypatch.setattr("export.verify.default_gates", lambda _: REPORT_ONLY)
     monkeypatch.setattr(Classifier, "predict", lambda self, rows: real(self, rows)[:, ::-1])
     glue(base, ["mrpc"], tmp_path / "out", data, recipe="fp32", **QUICK)
     figure = read(tmp_path / "out")["tasks"]["mrpc"]["figures"][
@@ -116,11 +117,15 @@ def test_the_exported_files_figures_come_from_the_device_code(base, data, tmp_pa
     assert figure["artifact"]["mean"] == pytest.approx(1 - figure["pytorch"]["mean"])
 
 
-def export_without_judge(checkpoint, out, recipe, *_):
-    """An export that nothing is measured on."""
-    from export.build import export
-
-    export(checkpoint, out, recipe)
+def test_an_exported_file_without_figures_is_measured(base, data, tmp_path):
+    """One that an interrupted call left behind is not made again."""
+    out = tmp_path / "out"
+    glue(base, ["mrpc"], out, data, recipe="fp32", **QUICK)
+    before, made = read(out), (out / "mrpc-fp32" / "manifest.json").stat().st_mtime_ns
+    (out / "glue.json").unlink()
+    glue(base, ["mrpc"], out, data, recipe="fp32", **QUICK)
+    assert read(out) == before
+    assert (out / "mrpc-fp32" / "manifest.json").stat().st_mtime_ns == made
 
 
 def never(*_, **__):
@@ -200,15 +205,15 @@ def test_a_gate_that_does_not_hold_is_written_down_and_the_others_go_on(
     """The classifier stays, no artifact is left, the next task is done, the exit code is 1."""
     real, out = scores.exported, tmp_path / "out"
 
-    def judged(checkpoint, artifact, recipe, judge, **how):
-        worse = lambda found: judge(found) | {"pytorch": 1.0, "artifact": 0.5}  # noqa: E731
-        return real(checkpoint, artifact, recipe, worse if "mrpc" in str(artifact) else judge, **how)
+    def judged(checkpoint, artifact, recipe, task, theirs, **how):
+        better = {"dev": {**theirs["dev"], task.metric: 2.0}}
+        return real(checkpoint, artifact, recipe, task, better if task.name == "mrpc" else theirs, **how)
 
     monkeypatch.setattr(scores, "exported", judged)
     options = ["--epochs", 1, "--rows", 8, "--export", "fp32"]
     done = main("glue", base, "--task", "mrpc,wnli", "--data", data, "--out", out, *options)
     assert done.code == 1
-    assert "not exported: mrpc (" in done.err.splitlines()[-1] and "falls by 50.00 points" in done.err
+    assert "not exported: mrpc (" in done.err.splitlines()[-1] and "the metric falls by " in done.err
     assert not (out / "mrpc-fp32").exists() and (out / "mrpc" / "config.json").exists()
     assert (out / "wnli-fp32" / "manifest.json").exists()
     assert "not exported" in done.out.splitlines()[1]

@@ -226,29 +226,28 @@ def _measured_before(plan: Plan, task: Task, run: dict[str, Any]) -> dict[str, A
 def _artifact(plan: Plan, name: str, run: dict[str, Any], before: dict[str, Any], say: Say) -> dict[str, Any]:
     """The exported file and its figures, or which gate it did not hold."""
     from devices.artifact import open_artifact
-    from toolchain.judge import judge
 
     assert plan.recipe is not None
     task, checkpoint = plan.named[name], plan.out / run["folder"]
     out = plan.artifact(task, run["seed"])
-    found = {"recipe": plan.recipe, "folder": str(out.relative_to(plan.out))}
+    about = {"recipe": plan.recipe, "folder": str(out.relative_to(plan.out))}
     made = None if plan.force else scores.exported_before(out, run["sha256"], plan.recipe)
-    if made is None:
-        scored = judge(checkpoint, name, plan.data)
-        failed = scores.exported(
-            checkpoint,
-            out,
-            plan.recipe,
-            scored,
-            force=plan.force,
-            say=lambda line: say(f"{task.name}: {line} ..."),
-        )
-        if failed:
-            say(f"{task.name}: not exported: {failed}")
-            return found | {"failed": failed}
-        made = open_artifact(out).sha256
     old = before.get("artifact") or {}
-    if old.get("sha256") == made:
-        return found | {"sha256": made, "dev": old["dev"]}
-    say(f"{task.name}: measuring the exported file ...")
-    return found | {"sha256": made, "dev": scores.measure(out, task)}
+    if made and old.get("sha256") == made:
+        return {**about, "sha256": made, "dev": old["dev"]}
+    if made:
+        say(f"{task.name}: measuring the exported file ...")
+        return {**about, "sha256": made, "dev": scores.measure(out, task)}
+    found = scores.exported(
+        checkpoint,
+        out,
+        plan.recipe,
+        task,
+        run["dev"],
+        force=plan.force,
+        say=lambda line: say(f"{task.name}: {line} ..."),
+    )
+    if isinstance(found, str):
+        say(f"{task.name}: not exported: {found}")
+        return {**about, "failed": found}
+    return {**about, "sha256": open_artifact(out).sha256, "dev": found}

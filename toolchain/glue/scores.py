@@ -4,34 +4,43 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devices.errors import CheckFailed
 from devices.files import read_record
 from toolchain import __version__
 from toolchain.glue.description import Task
 from toolchain.glue.metrics import decide, score
+from toolchain.glue.rows import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from devices.artifact import Artifact
 
 
-def measure(folder: Path, task: Task) -> dict[str, dict[str, Any]]:
-    """{dev set: {"rows": count, metric: value}} of a checkpoint, or of an artifact through ONNX Runtime.
+Figures = dict[str, dict[str, Any]]  # {dev set: {"rows": count, metric: value}}
 
-    The code that ships on devices computes an artifact's logits; the metrics are computed here.
-    """
+
+def measure(folder: Path, task: Task) -> Figures:
+    """The figures of a checkpoint, or of an artifact through ONNX Runtime."""
     from toolchain.subject import open_subject
 
-    subject, found = open_subject(folder), {}
+    return figures(open_subject(folder).classify, task)
+
+
+def figures(classify: "Callable[[list[Row]], np.ndarray]", task: Task) -> Figures:
+    """The figures of whatever turns rows into logits [rows, labels]."""
+    found = {}
     for split in task.sets("dev"):
         rows = task.rows(split)
-        predictions, labels = decide(task.problem, subject.classify(rows)), [row.label for row in rows]
-        found[split] = {
-            "rows": len(rows),
-            **{name: score(name, predictions, labels) for name in task.metrics},
-        }
+        predictions, labels = decide(task.problem, classify(rows)), [row.label for row in rows]
+        values = {name: score(name, predictions, labels) for name in task.metrics}
+        found[split] = {"rows": len(rows), **values}
     return found
 
 
-def known(record: dict[str, Any], task: Task) -> dict[str, dict[str, Any]] | None:
+def known(record: dict[str, Any], task: Task) -> Figures | None:
     """The same from a classifier's glue.json, where one metric on one dev set is all there is to know."""
     if len(task.metrics) > 1 or len(task.sets("dev")) > 1:
         return None
@@ -60,16 +69,31 @@ def exported(
     checkpoint: Path,
     out: Path,
     recipe: str,
-    judge: Callable[..., dict[str, Any]],
+    task: Task,
+    theirs: Figures,
     *,
     force: bool,
     say: Callable[[str], None],
-) -> str | None:
-    """Export as `toolchain export` does, held to the task by `judge`; None, or the gate that did not hold."""
+) -> Figures | str:
+    """Export as `toolchain export` does, held to its gates on the task; the file's figures, or what did not hold.
+
+    `theirs` are the checkpoint's figures. The logits are those of the code that ships on devices; the metrics
+    are computed here.
+    """
+    from devices.classifier import Classifier
+    from devices.machine import physical_cores
     from export.build import export
+
+    ours: Figures = {}
+
+    def judge(artifact: "Artifact") -> dict[str, Any]:
+        classifier = Classifier(artifact, physical_cores())
+        ours.update(figures(lambda rows: classifier.predict([(r.text_a, r.text_b) for r in rows]), task))
+        values = {"pytorch": theirs["dev"][task.metric], "artifact": ours["dev"][task.metric]}
+        return {"name": task.name, "metric": task.metric, "rows": ours["dev"]["rows"], **values}
 
     try:
         export(checkpoint, out, recipe, force=force, judge=judge, progress=say)
     except CheckFailed as error:
         return str(error)
-    return None
+    return ours
