@@ -374,3 +374,48 @@ def test_pretrain_from_a_shape(tmp_path: Path, corpus_file: Path, cli: Callable[
     assert model.dtype == torch.float16 and model.config.n_layer == 2
     assert f"toolchain pretrain {shape}" in (out / "README.md").read_text()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_micro_batches_add_up_to_a_step(student: Path, corpus_file: Path, tmp_path: Path) -> None:
+    """Four blocks a step, two at a time: the same losses and, to rounding, the same weights as four at once."""
+    twin = Path(shutil.copytree(student, tmp_path / "twin"))
+    asked = {**FEW, "batch": 4, "lr": 3e-3}
+    whole = train(student, tmp_path / "a", Training(corpus=str(corpus_file), **asked))
+    parts = train(twin, tmp_path / "b", Training(corpus=str(corpus_file), **asked, micro_batch=2))
+    assert parts["tokens"] == whole["tokens"] and parts["micro_batch"] == 2
+    np.testing.assert_allclose(np.array(parts["losses"]), np.array(whole["losses"]), rtol=1e-4)
+    assert parts["perplexity"]["after"] == pytest.approx(whole["perplexity"]["after"], rel=1e-4)
+
+
+def test_a_share_of_the_corpus_is_drawn_by_the_seed() -> None:
+    """Blocks keep their order, none comes twice, as many as the share says; another seed draws others."""
+    from toolchain.compress.train import _share
+
+    blocks = np.arange(40).reshape(20, 2)
+    drawn = _share(blocks, Training(share=0.25, seed=1))
+    assert len(drawn) == 5 and (np.diff(drawn[:, 0]) > 0).all() and set(drawn[:, 0]) <= set(blocks[:, 0])
+    assert not np.array_equal(drawn, _share(blocks, Training(share=0.25, seed=2)))
+    np.testing.assert_array_equal(_share(blocks, Training(seed=1)), blocks)
+
+
+def test_a_budget_in_passes(student: Path, corpus_file: Path, tmp_path: Path) -> None:
+    """--epochs 2 of half the corpus is as many tokens as one pass over all of it, to a step."""
+    asked = {key: value for key, value in FEW.items() if key != "steps"} | {"batch": 8}
+    record = train(student, tmp_path, Training(corpus=str(corpus_file), **asked, epochs=2, share=0.5))
+    assert record["tokens"] == 2 * record["corpus"]["tokens"] and record["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"epochs": 1.0}, "--steps 4: --epochs 1.0 is a budget, too"),
+        ({"share": 0.0}, "--share 0.0: must be"),
+        ({"micro_batch": 3, "batch": 4}, "--micro-batch 3: 1 of them do not add up to --batch 4"),
+    ],
+)
+def test_budgets_that_do_not_fit_are_refused(
+    student: Path, corpus_file: Path, tmp_path: Path, asked: dict[str, Any], says: str
+) -> None:
+    """One line each, before a step is taken."""
+    with pytest.raises(UserError, match=says):
+        train(student, tmp_path, Training(corpus=str(corpus_file), **{**FEW, **asked}))

@@ -31,6 +31,18 @@ TRAINING = (
         "--steps", type=click.IntRange(min=1), help="Training budget in steps, instead of --tokens."
     ),
     click.option(
+        "--epochs",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Training budget in passes over the corpus, instead of both.",
+    ),
+    click.option(
+        "--share",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Train on such a share of the corpus, drawn by the seed.",
+    ),
+    click.option(
         "--window", type=click.IntRange(min=8), help="Tokens a block; default: min(512, positions)."
     ),
     click.option(
@@ -39,6 +51,11 @@ TRAINING = (
         default=8,
         show_default=True,
         help="Blocks a step, over all processes.",
+    ),
+    click.option(
+        "--micro-batch",
+        type=click.IntRange(min=1),
+        help="At most so many blocks at once, their gradients added up: less memory, the same step.",
     ),
     click.option(
         "--lr",

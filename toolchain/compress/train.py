@@ -74,11 +74,11 @@ def train(
     _freeze(model, training)
     corpus = corpus or load(training.corpus, training.heldout)
     window = training.window or min(512, model.config.max_position_embeddings)
-    packed = pack(corpus.train, model_dir, model.config.eos_token_id, window)
+    packed = _share(pack(corpus.train, model_dir, model.config.eos_token_id, window), training)
     blocks = _whole_steps(packed, training.batch)
     heldout = _heldout_blocks(corpus.heldout, model_dir, window)
     step = window * training.batch
-    steps = training.steps or math.ceil((training.tokens or blocks.size) / step)
+    steps = training.steps or math.ceil((training.tokens or (training.epochs or 1) * blocks.size) / step)
     if training.tokens is not None and training.tokens < step:
         _say(f"--tokens {training.tokens}: rounded up to one step, {step:,} tokens (--batch times --window)")
     training = replace(training, window=window, steps=steps, tokens=steps * step)
@@ -143,6 +143,14 @@ def _whole_steps(blocks: "np.ndarray", batch: int) -> "np.ndarray":
             "lower --batch or --window, or name a larger corpus"
         )
     return blocks[: len(blocks) // batch * batch]
+
+
+def _share(blocks: "np.ndarray", training: Training) -> "np.ndarray":
+    """The share of `blocks` to train on, drawn by the seed, in the text's order."""
+    import numpy as np
+
+    count = max(1, round(training.share * len(blocks)))
+    return blocks[np.sort(np.random.default_rng(training.seed).permutation(len(blocks))[:count])]
 
 
 def _say(line: str) -> None:

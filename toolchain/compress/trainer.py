@@ -32,8 +32,11 @@ class Training:
     heldout: str | None = None
     tokens: int | None = None  # default: one pass over the corpus
     steps: int | None = None  # instead of tokens
+    epochs: float | None = None  # instead of both: passes over the corpus, or over its share
+    share: float = 1.0  # of the corpus's blocks, drawn by the seed
     window: int | None = None  # tokens a block; default: min(512, the model's positions)
     batch: int = 8  # blocks a step, over all processes
+    micro_batch: int | None = None  # at most so many at once in a process, their gradients added up
     lr: float | None = None  # default: the objective's
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 0.01
@@ -53,6 +56,8 @@ class Training:
 # Of every float in Training: which finite ones make sense. The command line lets nan through: it is below nothing.
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "lr": (lambda value: value > 0, "a number above 0"),
+    "epochs": (lambda value: value > 0, "a number above 0"),
+    "share": (lambda value: 0 < value <= 1, "a share above 0, at most 1"),
     "warmup": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
     "weight_decay": (lambda value: value >= 0, "a number from 0"),
     "dropout": (lambda value: 0 <= value < 1, "a share from 0 to below 1"),
@@ -68,10 +73,12 @@ def refuse(training: Training, positions: int | None = None) -> None:
         value = getattr(training, name)
         if value is not None and not (isfinite(value) and fits(value)):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {what}")
-    if training.tokens is not None and training.steps is not None:
-        raise UserError(
-            f"--tokens {training.tokens}: --steps {training.steps} is a budget, too; give one of the two"
-        )
+    budgets = [
+        (n, getattr(training, n)) for n in ("tokens", "steps", "epochs") if getattr(training, n) is not None
+    ]
+    if len(budgets) > 1:
+        (one, value), (other, second) = budgets[:2]
+        raise UserError(f"--{one} {value}: --{other} {second} is a budget, too; give one of the two")
     if positions is not None and training.window is not None and training.window > positions:
         raise UserError(f"--window {training.window}: the model has {positions} positions; lower it")
 
@@ -163,6 +170,8 @@ def make_trainer(
         eval_dataset=Blocks(heldout),
         callbacks=[*callbacks, Remembered(pace)] if pace else callbacks,
     )
+    # Each micro-batch's loss is a mean of its own; said otherwise, the Trainer would add them up.
+    trainer.model_accepts_loss_kwargs = False
     if training.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(training.patience))
     for chatter in (PrinterCallback, ProgressCallback):
@@ -179,13 +188,20 @@ def _arguments(training: Training, blocks: int, snapshots: Path) -> "TrainingArg
     world = processes()
     if training.batch % world:
         raise UserError(f"--batch {training.batch}: cannot be shared by {world} processes; choose a multiple")
+    at_once = min(training.micro_batch or training.batch, training.batch // world)
+    if training.batch % (world * at_once):
+        raise UserError(
+            f"--micro-batch {training.micro_batch}: {world} of them do not add up to --batch {training.batch}; "
+            "choose one that divides it"
+        )
     assert training.steps is not None and training.lr is not None
     patient = training.patience is not None
     every = max(1, blocks // training.batch) if patient else training.snapshot_every
     arguments = TrainingArguments(
         output_dir=str(snapshots),
         max_steps=training.steps,
-        per_device_train_batch_size=training.batch // world,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=training.batch // world // at_once,
         per_device_eval_batch_size=8,
         learning_rate=training.lr,
         lr_scheduler_type="cosine",

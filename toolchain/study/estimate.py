@@ -123,8 +123,10 @@ def _compress(study: Study, stage: Stage, shape: Architecture, teacher: Architec
         return Cost(bytes=size)
     window = stage.options.get("window", min(512, shape.positions))
     step = window * stage.options.get("batch", 8)
-    asked = stage.options.get("tokens") or stage.options.get("steps", 0) * step
-    tokens = asked or _tokens(study, stage.options.get("corpus", "stdlib"))
+    tokens = stage.options.get("tokens") or stage.options.get("steps", 0) * step
+    if not tokens:
+        size = _tokens(study, stage.options.get("corpus", "stdlib"))
+        tokens = int(size * stage.options.get("share", 1.0) * stage.options.get("epochs", 1.0))
     attention = 12 * shape.layers * shape.hidden * window
     flops = tokens * (6 * _products(shape) + attention)
     if stage.options["train"] == "distill":
