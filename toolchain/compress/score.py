@@ -6,6 +6,7 @@ layers run one by one, as the model itself calls them: a layer is skipped by han
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# Tokens to score on: passing text through once is cheap, once per layer and round is not.
-TOKENS = {"block-influence": 8192, "angular": 32768, "perplexity": 4096}
+# Tokens to score on. Block influence and angles take one pass; the loss takes one per layer and round, and
+# Shortened LLaMA's 10 samples of 128 tokens are of this size.
+TOKENS = {"block-influence": 8192, "angular": 16384, "perplexity": 1024}
 WINDOW = 512  # tokens a block; or the model's positions where it has fewer
 # A teacher's trunk by model type: its layers and the norm after them.
 PARTS = {"gpt2": ("h", "ln_f")}
@@ -184,9 +186,13 @@ def _calls(
 ) -> "tuple[list[torch.Tensor], dict[int, tuple[tuple, dict[str, Any]]]]":
     """What the first of `modules` is given for each block of `ids`, and with what else each one is called.
 
-    That (mask, positions) depends on a block's length and on the layer's number, not on the text.
+    That (mask, positions) depends on a block's length and on the layer's number, not on the text: the first
+    block goes through the whole model, the others no further than the first layer.
     """
     import torch
+
+    class Enough(Exception):  # noqa: N818 - no error: how a forward pass is left
+        pass
 
     inputs: list[torch.Tensor] = []
     calls: dict[int, tuple[tuple, dict[str, Any]]] = {}
@@ -195,6 +201,8 @@ def _calls(
         calls[i] = args[1:], kwargs
         if i == 0:
             inputs.append(args[0])
+            if len(inputs) > 1:
+                raise Enough
 
     hooks = [
         module.register_forward_pre_hook(partial(note, i), with_kwargs=True)
@@ -202,7 +210,8 @@ def _calls(
     ]
     with torch.inference_mode():
         for block in ids:
-            base(block[None], use_cache=False)
+            with suppress(Enough):
+                base(block[None], use_cache=False)
     for hook in hooks:
         hook.remove()
     return inputs, calls

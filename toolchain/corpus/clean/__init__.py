@@ -99,7 +99,9 @@ def _files(corpus: str, out: Path) -> list[Path]:
         return [calibration_file("stdlib")]
     files = [export_hub(corpus)] if corpus.startswith("hub:") else text_files(Path(corpus))
     for file in files:
-        if file.suffix == ".json" and file.read_bytes()[:64].lstrip()[:1] == b"[":
+        with file.open("rb") as stream:
+            start = stream.read(64).lstrip()
+        if file.suffix == ".json" and start.startswith(b"["):
             raise UserError(
                 f"corpus '{file}': is one JSON array; write it as .jsonl, an object a line, to be read in parts"
             )

@@ -1,8 +1,8 @@
-"""Annealing-KD: Jafari et al. 2021, "Annealing Knowledge Distillation" (arXiv 2104.07163), equations 7 and 8.
+"""Annealing-KD: Jafari et al. 2021, "Annealing Knowledge Distillation" (arXiv 2104.07163), L_KD and Phi(T).
 
 Stage 1 regresses the student's raw logits to Phi(T) · teacher's, Phi(T) = 1 - (T - 1) / tau, while T goes from tau
 down to 1 in equal shares of the steps (the paper: of the epochs); no labels. Stage 2 goes on from stage 1's best
-epoch with the labels alone. A score is regressed likewise. The paper spends about two thirds on stage 1.
+epoch with the labels alone. A score is regressed likewise.
 """
 
 from typing import TYPE_CHECKING

@@ -1,5 +1,5 @@
 """Combined-KD: Li et al. 2021, "How to Select One Among All? An Extensive Empirical Study Towards the Robustness of
-Knowledge Distillation in Natural Language Understanding" (arXiv 2109.05696), section 5.
+Knowledge Distillation in Natural Language Understanding" (arXiv 2109.05696).
 
 Annealing's stage 1 over the original text and over MATE's perturbed one, half each; the generator raises the
 annealed distance that the student lowers. Then the labels alone, from stage 1's best epoch.

@@ -1,7 +1,7 @@
 """MATE-KD: Rashid et al. 2021, "MATE-KD: Masked Adversarial TExt, a Companion to Knowledge Distillation"
-(arXiv 2105.05912), section 3 and algorithm 1.
+(arXiv 2105.05912), its generator's and student's losses and algorithm 1.
 
-A third of the tokens (30 %) is hidden and filled in by a generator that looks for words at which teacher and student
+30 % of the tokens are hidden and filled in by a generator that looks for words at which teacher and student
 disagree: 10 steps of it in every 100 of the student, on the batches of the first 10. The student learns, a third
 each, from the labels, from the teacher on the original text, and from the teacher on the perturbed text. What
 generator and masking are for a decoder: docs/adr/0009-mate-generator.md. The paper's rate for the generator is 5e-7

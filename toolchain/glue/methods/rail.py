@@ -1,5 +1,5 @@
 """RAIL-KD: Haidar et al. 2022, "RAIL-KD: RAndom Intermediate Layer Mapping for Knowledge Distillation"
-(arXiv 2109.10164), sections 3.1 to 3.4.
+(arXiv 2109.10164), both forms of L_RAIL.
 
 Every epoch as many teacher layers as the student has are drawn without replacement, sorted, and paired in order.
 Hidden states are averaged over real tokens, projected to one width (both sides' projections learn), scaled to

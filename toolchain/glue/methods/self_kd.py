@@ -1,5 +1,5 @@
-"""Self-distillation: Furlanello et al. 2018, "Born-Again Networks" (arXiv 1805.04770), section 3; Tf-KD_self of
-Yuan et al. 2020 (arXiv 1909.11723), equation 8. The loss is kd's.
+"""Self-distillation: Furlanello et al. 2018, "Born-Again Networks" (arXiv 1805.04770); Tf-KD_self of
+Yuan et al. 2020 (arXiv 1909.11723), the loss L_self. The loss is kd's.
 
 The teacher is a frozen fine-tuned copy of the student: made first with the same settings where none is given.
 """

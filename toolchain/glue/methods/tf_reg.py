@@ -1,5 +1,5 @@
 """Teacher-free regularisation: Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing
-Regularization" (arXiv 1909.11723), section 5 (Tf-KD_reg, equations 9 and 10).
+Regularization" (arXiv 1909.11723), the loss L_reg of Tf-KD_reg and its virtual teacher p^d.
 
 A virtual teacher gives the right class probability a and each other one (1 - a) / (K - 1). It is softened as a
 model's answer is, p^(1/T) normalised: the paper leaves open how, its code softens the probabilities as if they were
