@@ -276,10 +276,10 @@ def test_several_gpus_without_a_launcher_are_one(tmp_path: Path, monkeypatch: py
     """Two GPUs in one process: the Trainer is told of one, so that a step is as large as was said."""
     from transformers import TrainingArguments
 
-    from toolchain.compress.trainer import _arguments
+    from toolchain.compress.trainer import _arguments, resolved
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
-    assert _arguments(Training(**FEW), 10, tmp_path)._n_gpu == 1
+    assert _arguments(resolved(Training(**FEW)), 10, tmp_path)._n_gpu == 1
 
 
 def test_pretrain_goes_on_from_torn_weights(

@@ -63,7 +63,8 @@ def _facts(compression: dict[str, Any]) -> list[tuple[str, Any]]:
         facts += [
             ("objective", training["objective"]),
             ("corpus", f"{corpus['name']} (sha256 `{corpus['sha256']}`)"),
-            ("tokens seen", f"{training['tokens']:,} in {training['hours']} h"),
+            ("tokens seen", f"{training['tokens']:,}{_share(training)} in {training['hours']} h"),
+            *_cost(training.get("cost", {}), training),
             (
                 "held-out perplexity",
                 f"{perplexity['before']:.2f} before, {perplexity['after']:.2f} after "
@@ -86,6 +87,24 @@ def _chosen(selection: dict[str, Any] | None) -> list[tuple[str, Any]]:
         )
         rows.append((f"scores, round {number}, lowest dropped", ", ".join(scores)))
     return rows
+
+
+def _share(training: dict[str, Any]) -> str:
+    """The tokens seen as a share of the corpus, where the record says so."""
+    return f" ({training['epochs']:.1%} of the corpus)" if "epochs" in training else ""
+
+
+def _cost(cost: dict[str, Any], training: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Speed, share of the peak and energy, as far as they were measured."""
+    if not cost:
+        return []
+    speed = (
+        f"{training['tokens_per_second']:,.0f} tokens/s, {cost['flops_per_token'] / 1e6:,.0f} MFLOP a token"
+    )
+    if cost["peak_share"] is not None:
+        speed += f", {cost['peak_share']:.1%} of the GPU's measured bf16 peak"
+    energy = cost["kilowatt_hours"]
+    return [("speed", speed), ("energy", "no counter to read" if energy is None else f"{energy} kWh")]
 
 
 def _license(teacher: Path) -> str | None:

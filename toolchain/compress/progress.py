@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from devices.files import write_json
+from toolchain.compress.cost import Energy
 from toolchain.compress.objectives.taid import Pace
 
 
@@ -90,6 +91,33 @@ class Clock(TrainerCallback):
     def seconds(self) -> float:
         """Until now."""
         return self.earlier + time.monotonic() - self.start
+
+
+class Meter(TrainerCallback):
+    """Joules of training behind the newest snapshot or the end, earlier runs' included; None without a counter."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.earlier, self.energy = file, 0.0, Energy()
+        with contextlib.suppress(OSError, ValueError):
+            self.earlier = float(json.loads(file.read_text()))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start to count."""
+        self.energy = Energy()
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask the counter, before it turns over."""
+        self.energy.joules()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the energy that went into the snapshot just written."""
+        if state.is_world_process_zero and (joules := self.joules()) is not None:
+            write_json(self.file, joules)
+
+    def joules(self) -> float | None:
+        """Until now."""
+        now = self.energy.joules()
+        return None if now is None else self.earlier + now
 
 
 class Remembered(TrainerCallback, ExportableState):

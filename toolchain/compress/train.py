@@ -18,6 +18,7 @@ from devices.text import encode_text, load_tokenizer
 from export.architecture import describe
 from export.checkpoint import identity
 from toolchain.compress.cached import CachedTeacher, cached_teacher, describe_cache
+from toolchain.compress.cost import flops_per_token, peak_flops
 from toolchain.compress.objectives import OBJECTIVES
 from toolchain.compress.trainer import (
     Training,
@@ -57,7 +58,7 @@ def train(
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
-    from toolchain.compress.progress import Bar, Clock
+    from toolchain.compress.progress import Bar, Clock, Meter
 
     training = resolved(training)
     if training.objective != "lm" and teacher_dir is None:
@@ -85,8 +86,10 @@ def train(
     teacher = _teacher(teacher_dir, model_dir, packed, corpus, training) if teacher_dir else None
 
     scored = heldout[: training.heldout_blocks]
-    bar, clock = Bar(step), Clock(staging / "seconds.json")
-    trainer = make_trainer(model, teacher, blocks, heldout, training, staging / "snapshots", [bar, clock])
+    bar, clock, meter = Bar(step), Clock(staging / "seconds.json"), Meter(staging / "joules.json")
+    trainer = make_trainer(
+        model, teacher, blocks, heldout, training, staging / "snapshots", [bar, clock, meter]
+    )
     before = perplexity(model, scored, staging / "before.json")
     _say(f"held-out perplexity before training: {before:.1f}")
     try:
@@ -94,7 +97,7 @@ def train(
             trainer.train(resume_from_checkpoint=newest_snapshot(staging / "snapshots", _say))
     finally:
         bar.close()
-    seconds = clock.seconds()
+    seconds, joules = clock.seconds(), meter.joules()
     _set_dropout(model, 0.0)
     after = perplexity(model, scored)
     _say(f"held-out perplexity after training: {after:.2f}")
@@ -102,7 +105,9 @@ def train(
         _save(model, model_dir, config)
     scores = {"before": before, "after": after, "tokens": scored[:, 1:].size, "window": window}
     asking = {"cache_hours": round(teacher.seconds / 3600, 4)} if isinstance(teacher, CachedTeacher) else {}
-    return _record(training, corpus, blocks.size, trainer.state, seconds) | asking | {"perplexity": scores}
+    along = teacher_dir if teacher_dir and training.cache_teacher is None else None
+    record = _record(training, corpus, blocks.size, trainer.state, seconds) | asking | {"perplexity": scores}
+    return record | _cost(record, config, along, joules)
 
 
 def _record(
@@ -123,6 +128,30 @@ def _record(
         "losses": [[e["step"], round(e["loss"], 5)] for e in logged if "loss" in e],
         "heldout_losses": [[e["step"], round(e["eval_loss"], 5)] for e in logged if "eval_loss" in e],
     }
+
+
+def _cost(
+    record: dict[str, Any], config: dict[str, Any], teacher: Path | None, joules: float | None
+) -> dict[str, Any]:
+    """What the run cost: arithmetic, on a GPU its share of the peak, and energy where a counter is."""
+    along = describe(json.loads((teacher / "config.json").read_text())) if teacher else None
+    flops = flops_per_token(describe(config), record["window"], along)
+    peak = peak_flops()
+    cost = {
+        "flops_per_token": flops,
+        "peak_flops": peak,
+        "peak_share": None
+        if peak is None
+        else round(flops * record["tokens_per_second"] / (peak * processes()), 4),
+        "kilowatt_hours": None if joules is None else round(joules / 3.6e6, 6),
+    }
+    energy = "" if joules is None else f", {joules / 3.6e6:.4f} kWh"
+    share = "" if peak is None else f", {cost['peak_share']:.1%} of this GPU's peak"
+    _say(
+        f"{record['tokens']:,} tokens, {record['epochs']:.1%} of the corpus, in {record['hours']:.3f} h: "
+        f"{record['tokens_per_second']:,.0f} tokens/s, {flops / 1e6:,.0f} MFLOP a token{share}{energy}"
+    )
+    return {"cost": cost}
 
 
 def _heldout_blocks(texts: Any, model_dir: Path, window: int) -> "np.ndarray":
