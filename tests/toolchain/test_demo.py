@@ -121,11 +121,13 @@ def test_a_classifier_s_command_makes_that_classifier(
 ) -> None:
     """The command beside the demo's classifier, given again, fine-tunes the same model in the same way."""
     from toolchain.demo import _finetune
-    from toolchain.glue import finetune
+    from toolchain.glue import finetune, run
     from toolchain.glue.tasks import load_task
 
     (tmp_path / "tone").mkdir()
     (tmp_path / "tone" / "task.toml").write_text(TASK)
+    for split in ("train", "dev"):
+        (tmp_path / "tone" / f"{split}.tsv").write_text("text\tlabel\nfine\tyes\n")
     asked: list[Any] = []
 
     def tune(model: Path, task: Any, out: Path, **settings: Any) -> dict[str, Any]:
@@ -137,7 +139,9 @@ def test_a_classifier_s_command_makes_that_classifier(
         (out / "glue.json").write_text(json.dumps(record))
         return record
 
-    monkeypatch.setattr(finetune, "finetune", tune)
+    for module in (finetune, run):
+        monkeypatch.setattr(module, "finetune", tune)
+    monkeypatch.setattr("export.checkpoint.identity", lambda folder: "of no weights")
     settings = {"epochs": 2, "batch": 16, "lr": 3e-4, "seed": 0}
     task, out = load_task("tone", tmp_path), tmp_path / "classifiers" / "a model-tone"
     _finetune(tmp_path / "a model", task, tmp_path, out, settings, str)

@@ -207,6 +207,7 @@ def _run(plan: Plan, name: str, seed: int, record: dict[str, Any] | None, say: S
         "seed": seed,
         "folder": str(folder.relative_to(plan.out)),
         "sha256": identity(folder),
+        "teacher": record.get("teacher"),
         "data": {split: sha256(task.file(split)) for split in task.sets("dev")},
     }
     before = _measured_before(plan, task, run)

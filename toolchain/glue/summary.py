@@ -49,12 +49,13 @@ def save(out: Path, entry: dict[str, Any], command: str | None) -> dict[str, Any
 def entry(task: Task, seeds: Sequence[int], recipe: str | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """What the summary says of a task, so far: `runs` are the seeds' that are done.
 
-    Each run has seed, folder, sha256, record (the classifier's glue.json), dev ({set: {"rows", metric: value}})
+    Each run has seed, folder, sha256, teacher, data (hashes of the dev sets), record (the classifier's
+    glue.json), dev ({set: {"rows", metric: value}})
     and artifact (None, or dev of the exported file, or why it failed). `figures` has a line for each dev set
     and metric, the one that stands for the task first.
     """
     record = runs[0]["record"]
-    keys = ("epochs", "batch", "lr", "max_tokens", "rows", "teacher", "options")
+    keys = ("epochs", "batch", "lr", "max_tokens", "rows", "options")
     settings = {key: record[key] for key in keys if key in record}
     return {
         "task": task.name,
