@@ -5,6 +5,8 @@ Shapes: logits [rows, labels]; a regression's have one column, the score. Labels
 
 from typing import TYPE_CHECKING
 
+from toolchain.compress.objectives.logits import forward_kl
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,8 +36,7 @@ def soft(student: "Tensor", teacher: "Tensor", temperature: float) -> "Tensor":
     student, teacher = wide(student), wide(teacher)
     if student.shape[-1] == 1:
         return F.mse_loss(student, teacher)
-    p, q = F.log_softmax(teacher / temperature, dim=-1), F.log_softmax(student / temperature, dim=-1)
-    return F.kl_div(q, p, reduction="batchmean", log_target=True) * temperature**2
+    return forward_kl(student, teacher, temperature)
 
 
 def squared_distance(one: "Tensor", other: "Tensor") -> "Tensor":
