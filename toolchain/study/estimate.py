@@ -9,11 +9,12 @@ from typing import Any
 from devices.errors import UserError
 from devices.files import read_json
 from export.architecture import Architecture, describe, describe_at, parameters
+from toolchain.compress.cost import flops_per_token
 from toolchain.study.spec import Stage, Study
 from toolchain.study.stages import resolved
 
-START = 8.0  # seconds until a process has imported torch and read its inputs
-EFFICIENCY = 0.4  # share of a large product's rate that training reaches; seen with studies/paper-small.toml
+START = 6.0  # seconds until a process has imported torch and read its inputs
+EFFICIENCY = 0.9  # share of a large product's rate that the demo's students reach in training
 CHARACTERS = 4  # of English text a token, where the tokens are not counted
 GLUE_ROWS = {
     "cola": (8551, 1043, 11), "sst2": (67349, 872, 13), "mrpc": (3668, 408, 53), "stsb": (5749, 1500, 31),
@@ -33,9 +34,9 @@ class Cost:
     flops: float = 0.0
     bytes: int = 0
 
-    def seconds(self, rate: float) -> float:
-        """At `rate` FLOP/s of a large product."""
-        return START + self.flops / (rate * EFFICIENCY)
+    def seconds(self, rate: float, jobs: int) -> float:
+        """With one of `jobs` equal shares of a machine that does `rate` FLOP/s in a large product."""
+        return START + self.flops / (rate * EFFICIENCY / jobs)
 
 
 def costs(study: Study) -> dict[str, Cost]:
@@ -64,7 +65,7 @@ def rate() -> float:
 
     a = np.ones((1024, 1024), np.float32)
     best = math.inf
-    for _ in range(5):
+    for _ in range(20):
         start = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - start)
@@ -127,11 +128,8 @@ def _compress(study: Study, stage: Stage, shape: Architecture, teacher: Architec
     if not tokens:
         size = _tokens(study, stage.options.get("corpus", "stdlib"))
         tokens = int(size * stage.options.get("share", 1.0) * stage.options.get("epochs", 1.0))
-    attention = 12 * shape.layers * shape.hidden * window
-    flops = tokens * (6 * _products(shape) + attention)
-    if stage.options["train"] == "distill":
-        flops += tokens * (2 * _products(teacher) + 4 * teacher.layers * teacher.hidden * window)
-    # Weights twice: the last snapshot, with the optimizer's two moments, stands beside the student for a while.
+    towards = teacher if stage.options["train"] == "distill" else None
+    flops = tokens * flops_per_token(shape, window, towards)
     return Cost(tokens, math.ceil(tokens / step), flops, size)
 
 

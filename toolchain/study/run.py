@@ -44,7 +44,7 @@ def run(file: Path, out: Path, jobs: int, say: Say) -> Path:
     cached = sum(state == "cached" for state in walk.states.values())
     say(f"{study.title}: {len(study.stages)} stages, {cached} of them made before")
     speed = rate()
-    expected = {name: cost[name].seconds(speed) for name in study.stages}
+    expected = {name: cost[name].seconds(speed, jobs) for name in study.stages}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     try:
         with shown(walk, expected, jobs) as changed:
@@ -95,7 +95,7 @@ def dry(file: Path, out: Path, jobs: int, say: Say) -> None:
     for name, stage in study.stages.items():
         there = finished(stage.kind, stages[name])
         found = cost[name]
-        seconds = 0.0 if there else found.seconds(speed)
+        seconds = 0.0 if there else found.seconds(speed, jobs)
         hours, size = hours + seconds / 3600, size + (0 if there else found.bytes)
         counted = f", {found.tokens:,} tokens" if found.tokens else ""
         counted += f" in {found.steps:,} steps" if found.steps else ""

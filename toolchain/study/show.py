@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolchain.study.engine import CACHED, DONE, FAILED, RUNNING, SKIPPED, WAITING, Walk
+from toolchain.study.estimate import START
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +24,7 @@ def clock(seconds: float) -> str:
 
 def remaining(walk: Walk, expected: dict[str, float], jobs: int) -> float:
     """Seconds until the end: what was expected of the stages left, corrected by how the finished ones ran."""
-    over = [name for name, state in walk.states.items() if state == DONE]
+    over = [name for name, state in walk.states.items() if state == DONE and expected[name] > 2 * START]
     planned = sum(expected[name] for name in over)
     pace = sum(walk.seconds[name] for name in over) / planned if planned else 1.0
     left = sum(expected[name] for name, state in walk.states.items() if state == WAITING)
