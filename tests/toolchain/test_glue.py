@@ -364,11 +364,20 @@ def test_method_options_and_teacher_go_through(base, data, tmp_path, monkeypatch
         raise UserError("seen")
 
     monkeypatch.setattr(run, "finetune", stop)
+    monkeypatch.setattr(run, "request", lambda *_, **__: {})
     call = ("glue", base, "--task", "wnli", "--data", data, "--out", tmp_path / "out")
     main(*call)
     main(*call, "--method", "kd", "--teacher", base, "--set", "alpha=0.5", "--set", "text=a=b")
     assert given[0] == {"teacher": "none", "options": "none", "method": "finetune"}
     assert given[1] == {"teacher": base, "options": {"alpha": "0.5", "text": "a=b"}, "method": "kd"}
+
+
+def test_a_teacher_for_one_task_is_refused_for_another_before_the_first(base, data, tmp_path, main):
+    """Of two tasks the second has no classifier at the teacher: one line, and the first is not trained."""
+    glue(base, ["wnli"], tmp_path / "teachers", data, **QUICK)
+    call = ("glue", base, "--task", "wnli,rte", "--data", data, "--out", tmp_path / "out", "--method", "kd")
+    done = main(*call, "--teacher", tmp_path / "teachers")
+    assert done.code == 2 and done.err.count("\n") == 1 and not (tmp_path / "out").exists(), done.err
 
 
 @pytest.mark.parametrize(

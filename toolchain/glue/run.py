@@ -86,6 +86,8 @@ def glue(
     if submission is not None:
         refuse_unsubmittable(list(plan.named.values()), submission)
     _tell_counts(plan, say)
+    for task in plan.named.values():  # a teacher that fits the first task may not fit the second
+        _asked(plan.model, task, {**plan.settings, "seed": plan.seeds[0]})
     done = {} if force else _finished(plan)
     _refuse_in_the_way(plan, done)
     found = {name: _runs(plan, name, done, say) for name in plan.named}
@@ -143,11 +145,16 @@ def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> di
     record = read_record(out / "glue.json")
     if record is None:
         return None
+    asked = _asked(model, task, settings)
+    return record if {key: record.get(key) for key in asked} == asked else None
+
+
+def _asked(model: Path, task: Task, settings: dict[str, Any]) -> dict[str, Any]:
+    """The request that `finetune` with these settings makes; UserError for what it would refuse."""
     given = DEFAULTS | settings
     schedule = {key: given[key] for key in ("epochs", "batch", "lr", "seed")}
     further = {key: settings[key] for key in ("teacher", "options") if key in settings}
-    asked = request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
-    return record if {key: record.get(key) for key in asked} == asked else None
+    return request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
 
 
 def _refuse_in_the_way(plan: Plan, done: dict[tuple[str, int], dict[str, Any]]) -> None:
