@@ -14,7 +14,10 @@ from pathlib import Path
 SMAPS = Path("/proc/self/smaps")
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 HUGE = 1 << 21
-MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 14, 15, 25  # <asm-generic/mman-common.h>
+MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_COLLAPSE = 14, 15, 16, 25  # <asm-generic/mman-common.h>
+STRIP = (
+    1 << 16
+)  # bytes of a mapped file that one row may make resident; what Linux maps around a fault anyway
 FULL = 0.9  # of a region resident: weights are, stacks and unused arenas are not and must not be filled
 HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *(.*)")
 
@@ -43,7 +46,10 @@ def settle(before: list[Region], data: Path) -> None:
     """Put what has come since `before` into large pages, and the file `data` into small ones.
 
     Of the file only the embedding's rows stay mapped after loading: mapped by large pages, a prompt of 128
-    tokens makes nearly all of them resident. Memory does not grow, since only full regions are collapsed.
+    tokens makes nearly all of them resident. The same goes for large folios of the page cache, which Linux
+    (6.16 and later) maps whole where they fit the region: so it is cut into strips that few fit, every other
+    one left out of core dumps, since only regions that differ stay apart. Memory does not grow, since only
+    full regions are collapsed.
     """
     try:
         offered = "[never]" not in ENABLED.read_text()
@@ -55,6 +61,8 @@ def settle(before: list[Region], data: Path) -> None:
     for start, end, path, anonymous in regions():
         if path == name:
             advise(start, end - start, MADV_NOHUGEPAGE)
+            for strip in range(start + STRIP, end, 2 * STRIP):
+                advise(strip, min(STRIP, end - strip), MADV_DONTDUMP)
         new = (start, end) not in known and path in ("", "[heap]")
         if offered and new and end - start >= HUGE and anonymous >= FULL * (end - start):
             advise(start, end - start, MADV_HUGEPAGE)
