@@ -135,7 +135,9 @@ class Table:
 def table(source: Source, slot: str, bits: int) -> Table:
     """Store the embedding, position or head table; quantized ones are symmetric.
 
-    Symmetric because the two operators that read a tied table want zero points in different shapes.
+    Symmetric because the two operators that read a tied table want zero points in different shapes. Fewer
+    than 8 bits are chosen by what a head reads, if that is known: a tied table is rounded for the head's
+    sake, whose errors reach the logits undamped.
     """
     weight, name = source.outer(slot), f"{slot}.weight"
     tied = source.arch.tied and source.arch.kind == "decoder"
@@ -145,7 +147,11 @@ def table(source: Source, slot: str, bits: int) -> Table:
     if bits == 32:
         return Table((source.builder.tensor(name, weight, "float32"), None, None), None)
     block = fit_block(weight.shape[1], source.recipe.head_block)
-    found = quantize(weight, bits, block, symmetric=True, search=bits < 8)
+    if bits == 8:
+        found = quantize(weight, bits, block, symmetric=True)
+    else:
+        moment = source.moment(source.arch.layers, "head") if tied or slot == "head" else None
+        found = _rounded(source, weight, moment, bits, block, True)
     return Table(source.builder.quantized(name, found), (*weight.shape, block, bits))
 
 

@@ -38,7 +38,7 @@ def test_parts_change_nothing(make_checkpoint, write_artifact, monkeypatch, fami
     ]
     assert found[0]["bytes"] == found[1]["bytes"]
     more = found[1]["operators"]["MatMulNBits"] - found[0]["operators"]["MatMulNBits"]
-    assert more == _count(parts) - 1 == 3
+    assert more == _count(parts) - 1 > 0
 
 
 def _count(artifact):
