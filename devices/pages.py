@@ -14,7 +14,9 @@ from pathlib import Path
 SMAPS = Path("/proc/self/smaps")
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 HUGE = 1 << 21
-MADV_DONTNEED, MADV_HUGEPAGE, MADV_COLLAPSE = 4, 14, 25  # <asm-generic/mman-common.h>
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_DONTDUMP, MADV_COLLAPSE = 4, 14, 16, 25  # <asm-generic/mman-common.h>
+STRIP = 1 << 16  # bytes that one row may make resident: what Linux maps around a fault anyway
+STRIPS = 1 << 12  # at most so many of one mapping; a process may have 65,530 regions
 FULL = 0.9  # of a region resident: weights are, stacks and unused arenas are not and must not be filled
 HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *(.*)")
 
@@ -54,11 +56,23 @@ def settle(before: list[Region], data: Path) -> None:
     for start, end, path, anonymous in found:
         if path == name and not anonymous:
             advise(start, end - start, MADV_DONTNEED)
+            _cut(advise, start, end)
         new = (start, end) not in known and path in ("", "[heap]")
         if offered and new and end - start >= HUGE and anonymous >= FULL * (end - start):
             advise(start, end - start, MADV_HUGEPAGE)
             first, last = -(-start // HUGE) * HUGE, end // HUGE * HUGE
             advise(first, max(last - first, 0), MADV_COLLAPSE)
+
+
+def _cut(advise: Callable[[int, int, int], int], start: int, end: int) -> None:
+    """Cut a mapping of the file into strips, so that a row of the embedding brings back a strip and not a folio.
+
+    Linux (6.16 and later) maps a large folio of the page cache whole where it fits the region. Only regions
+    that differ stay apart: every other strip is left out of core dumps.
+    """
+    strip = max(STRIP, -(-(end - start) // STRIPS // STRIP) * STRIP)
+    for at in range(start + strip, end, 2 * strip):
+        advise(at, min(strip, end - at), MADV_DONTDUMP)
 
 
 def _madvise() -> Callable[[int, int, int], int] | None:

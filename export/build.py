@@ -59,8 +59,8 @@ def export(
     Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this project does
     not write is traced (export/fallback.py). What ONNX Runtime runs is inspected (export/inspection.py).
     `calibration_text` is a UTF-8 file for recipes that smooth or use GPTQ: text like that of use, and none that
-    anything is measured on. Without it a decoder is calibrated on what it writes itself; a classifier
-    without it, and a traced graph, have their weights rounded to nearest.
+    anything is measured on. Without it nothing is smoothed, and a decoder's GPTQ is calibrated on what the model
+    writes itself; a classifier without it, and a traced graph, have their weights rounded to nearest.
 
     With `parity`, the graph is compared with PyTorch on a small sample (export/parity.py). With `quality_text`,
     text that nothing was trained or calibrated on, a decoder's perplexity and argmax are measured on about
@@ -200,7 +200,7 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
         f"{model['parameters'] / 1e6:.1f} M parameters, {size / 1e6:.1f} MB ({parts})"
     ]
     if manifest["calibration"] and manifest["calibration"]["on"] == "nothing":
-        lines.append("not calibrated: weights were rounded to nearest")
+        lines.append("not calibrated: weights were rounded to nearest; --calibrate TEXT makes them better")
     return [*lines, _parity_line(manifest["parity"]), *_quality_lines(manifest["quality"])]
 
 

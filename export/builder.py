@@ -1,6 +1,7 @@
 """A graph under construction: nodes, and initializers whose bytes are streamed to the data file."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,8 +73,10 @@ class Builder:
             DATA, offset, array.nbytes, dtype, shape=shape, name=name, base_dir=self.folder
         )
 
-    def view(self, name: str, stored: ir.Value, shape: Sequence[int] | None = None) -> ir.Value:
-        """A second initializer over the bytes of `stored`, in another shape if one is given.
+    def view(
+        self, name: str, stored: ir.Value, shape: Sequence[int] | None = None, first: int = 0
+    ) -> ir.Value:
+        """A second initializer over the bytes of `stored` from row `first` on, in another shape if one is given.
 
         ONNX Runtime keeps a copy of a weight in the order its kernel likes and drops the weight itself, but
         only if nobody else reads it. A reader of a few rows gets a view: one copy on disk, one in memory,
@@ -83,12 +86,16 @@ class Builder:
             return self.initializers[name]
         tensor = stored.const_value
         assert tensor is not None
-        dims = ir.Shape(tensor.shape.numpy() if shape is None else shape)
+        whole = tensor.shape.numpy()
+        dims = ir.Shape(whole if shape is None else shape)
+        row = prod(whole[1:])
         if isinstance(tensor, ir.ExternalTensor):
-            place = (DATA, tensor.offset, tensor.length, tensor.dtype)
-            seen: Any = ir.ExternalTensor(*place, shape=dims, name=name, base_dir=self.folder)
+            size = tensor.dtype.itemsize
+            place = (DATA, (tensor.offset or 0) + int(first * row * size), int(prod(dims.numpy()) * size))
+            seen: Any = ir.ExternalTensor(*place, tensor.dtype, shape=dims, name=name, base_dir=self.folder)
         else:
-            seen = ir.Tensor(tensor.numpy().reshape(dims.numpy()), name=name)
+            flat = tensor.numpy().reshape(-1)[first * row :][: prod(dims.numpy())]
+            seen = ir.Tensor(flat.reshape(dims.numpy()), name=name)
         value = ir.Value(name=name, shape=seen.shape, type=ir.TensorType(seen.dtype), const_value=seen)
         self.initializers[name] = value
         return value
@@ -103,12 +110,12 @@ class Builder:
         return packed, scales, zeros
 
     def save(self, inputs: list[ir.Value], outputs: list[ir.Value], name: str, producer: str) -> None:
-        """Write model.onnx; the data file must have been written and stays as it is."""
+        """Write model.onnx, without initializers that only views are read of; the data file stays as it is."""
         graph = ir.Graph(
             inputs,
             outputs,
             nodes=self.nodes,
-            initializers=list(self.initializers.values()),
+            initializers=[value for value in self.initializers.values() if value.uses()],
             opset_imports={"": OPSET, CONTRIB: 1},
             name=name,
         )

@@ -5,7 +5,7 @@ hidden states only one layer's weights and statistics are in memory, whatever th
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from export.weights import Source, gather, table
 ROWS, LENGTH = 16, 256  # rows of text, and tokens in each
 GREEDY = 3  # first tokens of a sample that are not drawn, so that a row finds a subject
 TINY = 1e-12  # mean square of a residual stream that is none
+SLOTS = ("qkv", "o", "up", "down", "head")  # products whose inputs are looked at
 CHARACTERS = 16  # of text for each token wanted: more than any tokenizer puts into one on average
 INT64 = ir.DataType.INT64
 Values = list[ir.Value]
@@ -55,16 +56,16 @@ def calibration_ids(
 ) -> tuple[np.ndarray | None, dict[str, Any] | None]:
     """Ids to calibrate on, int64 [rows, length] or None, and what the manifest says of them.
 
-    That is `on`: `text` (with its `sha256`), `samples` (of the model itself, where no text is given or no
-    tokenizer is there to read it) or `nothing` (a classifier then), and `tokens`; None for a recipe that
-    wants no calibration.
+    That is `on`: `text` (with its `sha256`) or, where none is given or no tokenizer is there to read it,
+    `samples` of the model itself (a decoder's GPTQ) or `nothing`; and `tokens`. None for a recipe that wants
+    no calibration. Smoothing alone is not worth the minute that writing samples takes.
     """
     if not wants_text(recipe):
         return None, None
     ids = None if text is None else sample_text(text, checkpoint.path, arch)
     if ids is not None and text is not None:
         return ids, {"on": "text", "sha256": sha256(text), "tokens": ids.size}
-    if arch.kind == "classifier":
+    if arch.kind == "classifier" or recipe.method == "rtn":
         return None, {"on": "nothing", "sha256": None, "tokens": 0}
     progress("letting the model write what it is calibrated on")
     ids = sample_model(checkpoint, arch)
@@ -109,11 +110,11 @@ def sample_model(checkpoint: Checkpoint, arch: Architecture) -> np.ndarray:
 
 
 def layer_inputs(
-    checkpoint: Checkpoint, arch: Architecture, ids: np.ndarray, *, moments: bool
+    checkpoint: Checkpoint, arch: Architecture, ids: np.ndarray, *, moments: Collection[str] = ()
 ) -> Iterator[dict[str, Inputs]]:
     """The statistics of each layer's products by slot (qkv, o, up, down), in order; last, those of `head`.
 
-    `ids`: int64 [rows, length], run row by row.
+    `ids`: int64 [rows, length], run row by row; `moments`: slots whose second moments are wanted.
     """
     mask = np.ones((1, ids.shape[1]), np.int64)
     with _running(checkpoint, arch, _enter) as run:
@@ -130,11 +131,11 @@ def layer_inputs(
                     ("up", up, even),
                     ("down", down, added),
                 ):
-                    _add(sums, slot, x[0], weights if moments else None)
+                    _add(sums, slot, x[0], weights if slot in moments else None)
         yield {slot: Inputs(*found) for slot, found in sums.items()}
     sums = {}
     for h, _ in states:
-        _add(sums, "head", h[0], np.ones(h.shape[1]) if moments else None)
+        _add(sums, "head", h[0], np.ones(h.shape[1]) if "head" in moments else None)
     yield {slot: Inputs(*found) for slot, found in sums.items()}
 
 

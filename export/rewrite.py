@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from devices.errors import UserError
+from export.blocks import Form, Stored, gather_rows, multiply, multiply_vocabulary
 from export.builder import CONTRIB, DATA, Builder
 from export.quantize import SMALLEST_BLOCK, fit_block, quantize
 from export.recipes import Recipe
@@ -22,8 +23,6 @@ KEPT = "kept"  # the traced graph's input: which positions pass through the head
 OPTIONAL = (KEPT, "position_ids")  # inputs that are left out where the model does not look at them
 FEW = 1 << 16  # elements up to which a weight that no operator reads quantized may stay in float
 END = np.iinfo(np.int64).max
-Stored = tuple[ir.Value, ir.Value, ir.Value | None]  # packed levels, scales, zero points
-Form = tuple[int, int, int, int]  # (out, in, block, bits)
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,9 @@ def _multiply(target: Target, product: Product, name: str) -> ir.Value | None:
     bits = recipe.head_bits if out == target.vocab else recipe.bits
     if bits < 32 and out >= SMALLEST_BLOCK and size % SMALLEST_BLOCK == 0:
         stored, form = _quantized(target, weight, product.matrix(), bits, out == target.vocab)
-        inputs = [product.x, *stored, None, product.bias]
-        while inputs[-1] is None:
-            inputs.pop()
-        attributes = dict(zip(("N", "K", "block_size", "bits"), form, strict=True))
-        attributes["accuracy_level"] = recipe.accuracy_level
-        return b.op("MatMulNBits", inputs, name, domain=CONTRIB, **attributes)
+        if out == target.vocab and product.bias is None:
+            return multiply_vocabulary(b, name, product.x, stored, form, recipe.accuracy_level)
+        return multiply(b, name, product.x, stored, form, recipe.accuracy_level, product.bias)
     if not product.turned or product.bias is not None:
         return None
     if len(weight.uses()) > 1:
@@ -162,20 +158,8 @@ def _gather(target: Target, node: ir.Node) -> ir.Value | None:
     width = _array(table).shape[1]
     if bits == 32 or width % SMALLEST_BLOCK or ids.shape is None or len(ids.shape) != 2:
         return None
-    (packed, scales, _), (*_, block, _) = _quantized(target, table, _array(table), bits, True)
-    scales3 = b.op("Unsqueeze", [scales, b.tensor("rows.axis", np.array([2]))], f"{_name(table)}.scales3")
-    blocks = b.op(
-        "GatherBlockQuantized",
-        [packed, ids, scales3],
-        f"{_name(table)}.blocks",
-        domain=CONTRIB,
-        bits=bits,
-        block_size=block,
-        gather_axis=0,
-        quantize_axis=2,
-    )
-    flat = b.tensor(f"rows.{width}", np.array([0, 0, width]))
-    return b.op("Reshape", [blocks, flat], str(node.outputs[0].name))
+    stored, form = _quantized(target, table, _array(table), bits, True)
+    return gather_rows(b, str(node.outputs[0].name), ids, stored, form)
 
 
 def _quantized(

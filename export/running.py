@@ -79,16 +79,27 @@ def read_weights(graph: onnx.GraphProto, written: onnx.GraphProto) -> list[Weigh
             readers.setdefault(name, []).append((node.op_type, at))
             bits[name] = min(given, bits.get(name, 32))
     names = {tensor.name for tensor in written.initializer}
-    found: dict[tuple[str, ...], Weight] = {}
-    for tensor in graph.initializer:
-        place = _place(tensor)
-        key = (place["location"], place.get("offset", "0")) if place else (tensor.name,)
+    found: list[Weight] = []
+    stored = sorted(graph.initializer, key=lambda tensor: (not _place(tensor), _extent(tensor)))
+    for tensor in stored:  # a view of a part follows the whole
         read, precision = tuple(readers.get(tensor.name, ())), bits.get(tensor.name, 32)
-        if key in found:
-            read, precision = (*found[key].readers, *read), min(precision, found[key].bits)
-        first = found[key].tensor if key in found else tensor
-        found[key] = Weight(first, read, precision, first.name not in names)
-    return list(found.values())
+        if found and _within(tensor, found[-1].tensor):
+            whole = found.pop()
+            tensor, read, precision = whole.tensor, (*whole.readers, *read), min(precision, whole.bits)
+        found.append(Weight(tensor, read, precision, tensor.name not in names))
+    return found
+
+
+def _extent(tensor: onnx.TensorProto) -> tuple[str, int, int]:
+    """File, first byte and (negative) length of an external tensor; the longest of those that begin alike first."""
+    place = _place(tensor)
+    return place.get("location", ""), int(place.get("offset", 0)), -int(place.get("length", 0))
+
+
+def _within(part: onnx.TensorProto, whole: onnx.TensorProto) -> bool:
+    """Whether all of `part`'s bytes in its file are `whole`'s, which begins no later."""
+    (file, start, size), (other, first, length) = _extent(part), _extent(whole)
+    return bool(file) and file == other and start - size <= first - length
 
 
 def digest(weight: Weight, folder: Path) -> str:

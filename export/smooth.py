@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from export.architecture import Architecture, layer_tensors
-from export.calibrate import Inputs, layer_inputs
+from export.calibrate import SLOTS, Inputs, layer_inputs
 from export.checkpoint import Checkpoint
 from export.recipes import Recipe
 from export.weights import READS, Source
@@ -26,7 +26,13 @@ def calibrated(
     checkpoint: Checkpoint, arch: Architecture, recipe: Recipe, ids: np.ndarray
 ) -> Callable[..., Source]:
     """What makes the source for a graph by `recipe`, calibrated on `ids` int64 [rows, length]."""
-    return partial(Calibrated, stream=layer_inputs(checkpoint, arch, ids, moments=recipe.method == "gptq"))
+    wanted = [slot for slot in SLOTS if slot != "head"] if recipe.method == "gptq" else []
+
+    def head() -> np.ndarray | None:
+        *_, last = layer_inputs(checkpoint, arch, ids, moments=["head"] if wanted else [])
+        return last["head"].moment
+
+    return partial(Calibrated, stream=layer_inputs(checkpoint, arch, ids, moments=wanted), head=head)
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class Calibrated(Source):
     """A source whose weights are smoothed by `recipe.smooth` and whose products' second moments are known.
 
     `stream`: the statistics of each layer, then the head's, as `export.calibrate.layer_inputs` yields them.
-    A graph asks for its layers in order, so that the last two are all that is kept.
+    A graph asks for its layers in order, so that the last two are all that is kept. `head` gives the head's
+    second moment by a run of its own: a tied head is stored before the layers.
     """
 
     stream: Iterator[dict[str, Inputs]] = field(kw_only=True)
+    head: Callable[[], np.ndarray | None] = field(kw_only=True)
     kept: dict[int, dict[str, Inputs]] = field(default_factory=dict, kw_only=True)
     factors: dict[tuple[int, str], np.ndarray] = field(default_factory=dict, kw_only=True)
 
@@ -60,8 +68,10 @@ class Calibrated(Source):
 
     def moment(self, layer: int, slot: str) -> np.ndarray | None:
         """float64 [in, in], the sum of x x^T of what a layer's matrix, or (slot `head`) the head, reads."""
+        if slot == "head":
+            return self.head()
         found = self._inputs(layer, READS[slot]).moment
-        if found is None or slot == "head" or not self.recipe.smooth:
+        if found is None or not self.recipe.smooth:
             return found
         factors = self._factors(layer, READS[slot])
         return found / np.outer(factors, factors)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.architecture import Architecture, layer_tensors, outer_tensors
+from export.blocks import Form, gather_rows, multiply, multiply_vocabulary, view_of
 from export.builder import CONTRIB, Builder
 from export.checkpoint import Checkpoint
 from export.gptq import gptq
@@ -79,7 +80,8 @@ def project(source: Source, layer: int, slot: str, x: ir.Value, bias: ir.Value |
     block = fit_block(weight.shape[1], recipe.block)
     found = _rounded(source, weight, source.moment(layer, slot), bits, block, recipe.symmetric)
     stored = source.builder.quantized(f"{name}.weight", found)
-    return _quantized_product(source, name, x, stored, (*weight.shape, block, bits), bias)
+    form = (*weight.shape, block, bits)
+    return multiply(source.builder, name, x, stored, form, recipe.accuracy_level, bias)
 
 
 def _rounded(
@@ -122,41 +124,20 @@ def _row_product(
     return scaled if bias is None else b.op("Add", [scaled, bias], name)
 
 
-def _quantized_product(
-    source: Source,
-    name: str,
-    x: ir.Value,
-    stored: tuple[ir.Value, ir.Value, ir.Value | None],
-    form: tuple[int, int, int, int],
-    bias: ir.Value | None = None,
-) -> ir.Value:
-    """MatMulNBits over `stored`; `form` is (out, in, block, bits)."""
-    inputs = [x, *stored, *((None, bias) if bias is not None else ())]
-    return source.builder.op(
-        "MatMulNBits",
-        inputs[: 3 if inputs[3:] == [None] else None],
-        name,
-        domain=CONTRIB,
-        N=form[0],
-        K=form[1],
-        block_size=form[2],
-        bits=form[3],
-        accuracy_level=source.recipe.accuracy_level,
-    )
-
-
 @dataclass(frozen=True)
 class Table:
     """A stored table [rows, width] to gather from: an initializer, quantized where `form` is given."""
 
     stored: tuple[ir.Value, ir.Value | None, ir.Value | None]
-    form: tuple[int, int, int, int] | None  # (rows, width, block, bits)
+    form: Form | None
 
 
 def table(source: Source, slot: str, bits: int) -> Table:
     """Store the embedding, position or head table; quantized ones are symmetric.
 
-    Symmetric because the two operators that read a tied table want zero points in different shapes.
+    Symmetric because the two operators that read a tied table want zero points in different shapes. Fewer
+    than 8 bits are chosen by what a head reads, if that is known: a tied table is rounded for the head's
+    sake, whose errors reach the logits undamped.
     """
     weight, name = source.outer(slot), f"{slot}.weight"
     tied = source.arch.tied and source.arch.kind == "decoder"
@@ -166,47 +147,25 @@ def table(source: Source, slot: str, bits: int) -> Table:
     if bits == 32:
         return Table((source.builder.tensor(name, weight, "float32"), None, None), None)
     block = fit_block(weight.shape[1], source.recipe.head_block)
-    found = quantize(weight, bits, block, symmetric=True, search=bits < 8)
+    if bits == 8:
+        found = quantize(weight, bits, block, symmetric=True)
+    else:
+        moment = source.moment(source.arch.layers, "head") if tied or slot == "head" else None
+        found = _rounded(source, weight, moment, bits, block, True)
     return Table(source.builder.quantized(name, found), (*weight.shape, block, bits))
 
 
 def gather(source: Source, rows: Table, ids: ir.Value, name: str) -> ir.Value:
     """Rows of the table by id: float32 [batch, sequence, width]. Quantized ones are expanded."""
-    b, (weight, scales, _) = source.builder, rows.stored
+    b, weight = source.builder, rows.stored[0]
     if rows.form is None:
-        return b.op("Gather", [b.view(_view_of(weight), weight), ids], name)
-    _, width, block, bits = rows.form
-    # The packed rows are read as they lie, [rows, blocks, block], by this operator and by the head alike.
-    assert scales is not None
-    view = b.view(_view_of(weight), weight)
-    scales3 = b.view(f"{_view_of(weight)}.scales", scales, (*scales.shape, 1))  # type: ignore[misc]
-    blocks = b.op(
-        "GatherBlockQuantized",
-        [view, ids, scales3],
-        f"{name}.blocks",
-        domain=CONTRIB,
-        bits=bits,
-        block_size=block,
-        gather_axis=0,
-        quantize_axis=2,
-    )
-    padded = -(-width // block) * block
-    flat = b.op("Reshape", [blocks, b.tensor(f"shape_{padded}", np.array([0, 0, padded]))], f"{name}.rows")
-    if padded == width:
-        return flat
-    ends = b.tensor(f"width_{width}", np.array([width]))
-    return b.op(
-        "Slice", [flat, b.tensor("zero", np.array([0])), ends, b.tensor("axis_2", np.array([2]))], name
-    )
-
-
-def _view_of(weight: ir.Value) -> str:
-    """Name of the view that a gather reads: `embedding.view` of `embedding.weight`."""
-    return str(weight.name).removesuffix(".weight") + ".view"
+        return b.op("Gather", [b.view(view_of(weight), weight), ids], name)
+    return gather_rows(b, name, ids, rows.stored, rows.form)  # type: ignore[arg-type]
 
 
 def head(source: Source, rows: Table, x: ir.Value, name: str) -> ir.Value:
     """`x` [batch, kept, hidden] times the table, transposed: [batch, kept, vocab]."""
     if rows.form is None:
         return source.builder.op("FusedMatMul", [x, rows.stored[0]], name, domain=CONTRIB, transB=1)
-    return _quantized_product(source, name, x, rows.stored, rows.form)  # type: ignore[arg-type]
+    level = source.recipe.accuracy_level
+    return multiply_vocabulary(source.builder, name, x, rows.stored, rows.form, level)  # type: ignore[arg-type]

@@ -58,7 +58,11 @@ def test_regions_are_read_as_the_kernel_writes_them(kernel):
 START = 0x7F0000000000
 WHOLE = [(START, 8 * MIB, pages.MADV_HUGEPAGE), (START, 8 * MIB, pages.MADV_COLLAPSE)]
 AT_4K = [(START + 4096, 8 * MIB, pages.MADV_HUGEPAGE), (START + 2 * MIB, 6 * MIB, pages.MADV_COLLAPSE)]
-DROPPED = [(START, 8 * MIB, pages.MADV_DONTNEED)]
+EVERY_OTHER = range(START + pages.STRIP, START + 8 * MIB, 2 * pages.STRIP)
+DROPPED = [
+    (START, 8 * MIB, pages.MADV_DONTNEED),
+    *((at, pages.STRIP, pages.MADV_DONTDUMP) for at in EVERY_OTHER),
+]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +104,9 @@ def test_without_large_pages_memory_stays_as_it_is(kernel, tmp_path, offer):
     """Where they are switched off, or the kernel does not know them, none is asked for."""
     (tmp_path / "enabled").unlink()
     kernel.offers(offer)
-    asked = kernel((START, 8, 1, ""), (START + 64 * MIB, 8, 0, str(tmp_path / "data")))
+    asked = kernel((START + 64 * MIB, 8, 1, ""), (START, 8, 0, str(tmp_path / "data")))
     pages.settle([], tmp_path / "data")
-    assert asked == [(START + 64 * MIB, 8 * MIB, pages.MADV_DONTNEED)]
+    assert asked == DROPPED
 
 
 @pytest.mark.parametrize("text", [None, "", "garbage\n\n", "zz-yy rw-p\nAnonymous: 8 kB\n"])
@@ -144,6 +148,25 @@ def test_answers_are_the_same(decoder_folder, classifier_folder, monkeypatch):
     monkeypatch.setattr(pages, "_madvise", lambda: None)
     for one, other in zip(found, answers(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@needs_linux
+def test_a_mapped_file_is_cut_into_strips(tmp_path):
+    """Of a file that was mapped no region is longer than a strip, and what it holds is unchanged."""
+    path, content = tmp_path / "data", bytes(range(256)) * 4096
+    path.write_bytes(content)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
+        pages.settle(pages.regions(), path)
+        found = [end - start for start, end, name, _ in pages.regions() if name == str(path)]
+        assert sum(found) == len(content) and max(found) <= pages.STRIP
+        assert mapped[:] == content
+
+
+def test_strips_of_a_huge_table_are_few(kernel, tmp_path):
+    """A mapping of 8 GiB is cut into fewer regions than a process may have."""
+    asked = kernel((START, 8192, 0, str(tmp_path / "data")))
+    pages.settle([], tmp_path / "data")
+    assert 1000 < len(asked) < 5000 and all(at % pages.STRIP == 0 for at, *_ in asked)
 
 
 @needs_linux

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from export.architecture import check
-from export.calibrate import layer_inputs, sample_model, sample_text
+from export.calibrate import SLOTS, layer_inputs, sample_model, sample_text
 from export.checkpoint import open_checkpoint
 
 IDS = np.random.default_rng(0).integers(0, 400, (3, 24))
@@ -61,7 +61,7 @@ def test_against_pytorch(request, make_checkpoint, family):
     checkpoint = make_checkpoint(family, **({"head_dim": 16} if family == "qwen3" else {}))
     opened = open_checkpoint(checkpoint)
     expected = torch_inputs(checkpoint, "gpt2" if family == "gpt2" else "llama", IDS)
-    found = list(layer_inputs(opened, check(opened), IDS, moments=True))
+    found = list(layer_inputs(opened, check(opened), IDS, moments=SLOTS))
     assert len(found) == 5 and list(found[4]) == ["head"]
     for key, x in expected.items():
         if key[1] == "weights":
@@ -82,7 +82,7 @@ def test_against_pytorch(request, make_checkpoint, family):
 def test_moments_only_where_asked_for(llama_checkpoint):
     """Smoothing alone costs no second moments."""
     opened = open_checkpoint(llama_checkpoint)
-    for inputs in layer_inputs(opened, check(opened), IDS, moments=False):
+    for inputs in layer_inputs(opened, check(opened), IDS, moments=()):
         assert all(found.moment is None for found in inputs.values())
 
 

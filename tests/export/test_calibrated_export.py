@@ -52,6 +52,18 @@ def test_the_manifest_says_on_what(gpt2_checkpoint, corpus_file, tmp_path, recip
     assert export(gpt2_checkpoint, tmp_path / "d", "int8", parity=False)["calibration"] is None
 
 
+@pytest.mark.parametrize("name", ["int8-dynamic", "int8-vnni"])
+def test_int8_by_rows_is_smoothed_where_there_is_a_text(gpt2_checkpoint, corpus_file, tmp_path, name):
+    """With a text the weights are others than without; without one no samples are written, and it is said."""
+    plain = export(gpt2_checkpoint, tmp_path / "a", name, parity=False)
+    assert plain["calibration"]["on"] == "nothing"
+    assert any("--calibrate" in line for line in summary(plain, tmp_path / "a"))
+    smooth = export(gpt2_checkpoint, tmp_path / "b", name, parity=False, calibration_text=corpus_file)
+    assert smooth["calibration"]["on"] == "text" and smooth["bytes"] == plain["bytes"]
+    data = [manifest["files"]["model.onnx.data"]["sha256"] for manifest in (plain, smooth)]
+    assert data[0] != data[1]
+
+
 def test_a_classifier_is_calibrated_on_text_alone(tmp_path, make_checkpoint, corpus_file, recipe):
     """It cannot write any: without a text its weights are rounded to nearest, and the summary says so."""
     path = make_checkpoint("gpt2")

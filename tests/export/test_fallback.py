@@ -74,11 +74,12 @@ def changed(opt_checkpoint, tmp_path):
 
 
 def matrices(folder):
-    """Shapes of the stored weights with two dimensions or more, and the graph's operators, counted."""
+    """Shapes of the stored weights with two dimensions or more, views as one, and the graph's operators, counted."""
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     weights = [t for t in graph.initializer if not t.name.endswith((".scales", ".zeros"))]
-    shapes = [tuple(t.dims) for t in weights if len(t.dims) > 1]
-    return Counter(shapes), Counter(node.op_type for node in graph.node)
+    places = [next((e.value for e in t.external_data if e.key == "offset"), t.name) for t in weights]
+    shapes = {(at, *t.dims) for at, t in zip(places, weights, strict=True) if len(t.dims) > 1}
+    return Counter(tuple(shape) for _, *shape in shapes), Counter(node.op_type for node in graph.node)
 
 
 @pytest.mark.parametrize(("family", "fields"), EACH)

@@ -6,7 +6,7 @@ import pytest
 from devices.artifact import Artifact
 from devices.runtime import Decoder
 from export.architecture import check, describe_model
-from export.calibrate import layer_inputs
+from export.calibrate import SLOTS, layer_inputs
 from export.checkpoint import open_checkpoint
 from export.graph import write_graph
 from export.recipes import RECIPES
@@ -53,7 +53,7 @@ def test_inputs_are_evened_out(checkpoint):
     opened = open_checkpoint(checkpoint)
     arch, recipe = check(opened), replace(RECIPES["fp32"], smooth=0.5)
     source = calibrated(opened, arch, recipe, IDS)(opened, arch, recipe, None)
-    for i, inputs in enumerate(layer_inputs(opened, arch, IDS, moments=False)):
+    for i, inputs in enumerate(layer_inputs(opened, arch, IDS, moments=())):
         for slot in ("qkv", "o", "up", "down") if i < arch.layers else ():
             before = inputs[slot].largest
             after = before / source._factors(i, slot)
@@ -61,6 +61,29 @@ def test_inputs_are_evened_out(checkpoint):
                 np.testing.assert_array_equal(before, after)
             else:
                 assert after.max() / after.mean() < before.max() / before.mean()
+
+
+def test_the_head_is_told_what_it_reads(checkpoint):
+    """The head's second moment, which a tied table wants before any layer, is that of the final norm's outputs."""
+    opened = open_checkpoint(checkpoint)
+    arch, recipe = check(opened), replace(RECIPES["int4"], method="gptq", head_bits=4)
+    source = calibrated(opened, arch, recipe, IDS)(opened, arch, recipe, None)
+    *_, last = layer_inputs(opened, arch, IDS, moments=SLOTS)
+    np.testing.assert_array_equal(source.moment(arch.layers, "head"), last["head"].moment)
+    assert source.moment(0, "o") is not None  # the layers' own run is where it was
+
+
+def test_a_head_in_four_bits_is_nearer_with_gptq(make_checkpoint, tmp_path):
+    """What only the head is quantized for: its logits are nearer to the model's than those of a rounded one."""
+    checkpoint = make_checkpoint("llama", tie_word_embeddings=False)
+    plain = replace(RECIPES["fp32"], head_bits=4, head_block=16)
+    expected = write(checkpoint, tmp_path / "float", RECIPES["fp32"]).logits(IDS)
+    errors = []
+    for method in ("rtn", "gptq"):
+        recipe = replace(plain, method=method, accuracy_level=0, search=True)
+        found = write(checkpoint, tmp_path / method, recipe, IDS).logits(IDS)
+        errors.append(((found - expected) ** 2).mean())
+    assert errors[1] < errors[0]
 
 
 def test_moments_are_those_of_the_smoothed_inputs(checkpoint):
