@@ -142,6 +142,7 @@ def test_a_classifier_s_command_makes_that_classifier(
     for module in (finetune, run):
         monkeypatch.setattr(module, "finetune", tune)
     monkeypatch.setattr("export.checkpoint.identity", lambda folder: "of no weights")
+    monkeypatch.setattr(run, "request", lambda *_, **__: {})
     settings = {"epochs": 2, "batch": 16, "lr": 3e-4, "seed": 0}
     task, out = load_task("tone", tmp_path), tmp_path / "classifiers" / "a model-tone"
     _finetune(tmp_path / "a model", task, tmp_path, out, settings, str)
