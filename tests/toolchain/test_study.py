@@ -12,9 +12,10 @@ import pytest
 
 from devices.errors import UserError
 from toolchain.study.engine import begin, walk_stages
+from toolchain.study.estimate import costs
 from toolchain.study.spec import read_study
 from toolchain.study.stages import arguments, check_options, keys, places
-from toolchain.study.tables import Cell, Figure, difference, fill, order, to_markdown
+from toolchain.study.tables import Cell, Figure, check_tables, difference, fill, order, to_markdown
 
 GRID = """
 title = "A trial"
@@ -291,7 +292,7 @@ def test_order_is_the_papers_pair_by_pair() -> None:
 
 
 def test_a_cell_is_what_its_row_and_column_say(study: Callable[..., Path]) -> None:
-    """Seeds of one cell are averaged, a row's condition goes over its column's, the paper's numbers stand beside."""
+    """Seeds of one cell are averaged, row and column both must fit, the paper's numbers stand beside."""
     text = (
         '[tables.7]\ncolumns = {fine-tuned = {evaluate = "bare"}}\n'
         'rows = {uniform = {of = "cut-uniform"}, top-half = {of = "cut-top*"}, none = {of = "x"}}'
@@ -305,6 +306,80 @@ def test_a_cell_is_what_its_row_and_column_say(study: Callable[..., Path]) -> No
     assert table["uniform"]["fine-tuned"] == Cell((10.0, 14.0), 26.6)
     said = to_markdown(found, got)
     assert "| uniform | 12.0 ± 2.8 | 26.6 |" in said and "of 1 pairs, 1 stand as in the paper" in said
+
+
+def test_different_models_are_no_seeds_of_one(study: Callable[..., Path], main: Callable[..., Any]) -> None:
+    """A cell in which two models would be averaged is refused before anything runs, and both are named."""
+    text = '[tables.7]\ncolumns = {all = {evaluate = "bare"}}\nrows = {cut = {of = "cut-*"}}'
+    done = main("run", study(text))
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "[tables.7] cut, all: bare-cut-uniform and bare-cut-top-half" in done.err
+
+
+def test_seeds_of_one_model_share_a_cell(study: Callable[..., Path]) -> None:
+    """Two trainings that differ in the seed alone are runs of one cell; row and column must both fit."""
+    more = (
+        LONG.replace("steps = 4000", "steps = 4").replace('of = "cut-uniform"', 'of = "cut-*"')
+        + "seed = [1, 2]\n"
+    )
+    more += '[evaluate.after]\nof = "healed-*"\ncorpus = "prose"\n'
+    more += '[tables.7]\ncolumns = {after = {evaluate = "after", of = "*uniform*"}}\nrows = {all = {of = "healed-*"}}'
+    found = read_study(study(more))
+    check_tables(found)
+    got = [
+        Figure(s, "perplexity", 1.0, None, Path("x")) for s in found.stages.values() if s.section == "after"
+    ]
+    assert len(got) == 4 and len(fill(found, "7", got)["all"]["after"].values) == 2
+
+
+ABSENT = [
+    ({"text": "gone.txt"}, (), "prose (gone.txt)"),
+    ({"teacher": "./gone"}, (), "gone)"),
+    ({}, ("--data", "gone"), "data of tuned (gone)"),
+    ({}, ("--text", "prose=gone.md"), "prose (gone.md)"),
+]
+
+
+@pytest.mark.parametrize(("changed", "options", "says"), ABSENT)
+def test_what_is_not_here_is_said_beforehand(
+    study: Callable[..., Path],
+    main: Callable[..., Any],
+    tmp_path: Path,
+    changed: dict,
+    options: tuple,
+    says: str,
+) -> None:
+    """A run is refused before its first stage, a dry run counts and then says the same; exit code 2 for both."""
+    file = study('[glue.tuned]\nof = "big"\ntask = "sst2"' if "--data" in options else "", **changed)
+    done = main("run", file, "--out", tmp_path / "runs", *options)
+    assert done.code == 2 and "not on this machine: " in done.err and says in done.err, done.err
+    assert not (tmp_path / "runs").exists()
+    tried = main("run", file, "--out", tmp_path / "runs", *options, "--dry-run")
+    assert tried.code == 2 and tried.err == done.err and "stages, about" in tried.out
+
+
+def test_data_and_texts_may_lie_elsewhere(
+    study: Callable[..., Path], corpus_file: Path, tmp_path: Path
+) -> None:
+    """--data and --text stand in for the study's own paths, and an unknown name is answered with the near one."""
+    found = read_study(
+        study('[glue.tuned]\nof = "big"\ntask = "sst2"', text="gone.txt"), tmp_path, {"prose": "x.txt"}
+    )
+    assert found.stages["bare-big"].options["corpus"] == "x.txt"
+    assert found.stages["tuned"].options["data"] == str(tmp_path)
+    with pytest.raises(UserError, match="did you mean prose"):
+        read_study(study(), None, {"pros": "x.txt"})
+
+
+def test_costs_are_what_the_stages_ask_for(study: Callable[..., Path], corpus_file: Path) -> None:
+    """A student takes its weights' bytes however its budget is said; cleaning and measuring layers take time, too."""
+    more = LONG.replace("steps = 4000", "epochs = 2")
+    more += '[clean.clear]\nof = "prose"\n[compress.measured]\nof = "big"\nlayers = 2\nselect = "perplexity"'
+    found = costs(read_study(study(more)))
+    assert found["healed"].bytes == found["cut-uniform"].bytes == found["measured"].bytes > 0
+    assert found["healed"].tokens == 2 * (corpus_file.stat().st_size // 4)
+    assert found["measured"].flops > found["cut-uniform"].flops == 0
+    assert found["clear"].reading > 0 and found["clear"].bytes == corpus_file.stat().st_size // 4 * 4
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

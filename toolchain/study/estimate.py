@@ -10,17 +10,21 @@ from devices.errors import UserError
 from devices.files import read_json
 from export.architecture import Architecture, describe, describe_at, parameters
 from toolchain.compress.cost import flops_per_token
+from toolchain.compress.score import TOKENS
+from toolchain.glue import docs_tasks
+from toolchain.glue.description import read_toml
+from toolchain.glue.tasks import BUILT_IN
 from toolchain.study.spec import Stage, Study
 from toolchain.study.stages import resolved
 
 START = 6.0  # seconds until a process has imported torch and read its inputs
 EFFICIENCY = 0.9  # share of a large product's rate that the demo's students reach in training
 CHARACTERS = 4  # of English text a token, where the tokens are not counted
-GLUE_ROWS = {
-    "cola": (8551, 1043, 11), "sst2": (67349, 872, 13), "mrpc": (3668, 408, 53), "stsb": (5749, 1500, 31),
-    "qqp": (363846, 40430, 30), "mnli": (392702, 19647, 39), "qnli": (104743, 5463, 50), "rte": (2490, 277, 64),
-    "wnli": (635, 71, 37), "docs-kind": (2000, 400, 20), "docs-order": (2000, 1000, 20),
-}  # fmt: skip
+ROW, ROWS = (
+    30,
+    (5000, 1000),
+)  # tokens of a task's row, and rows to train and to measure on, where they are not known
+CLEANED = 2e7  # bytes a second that a process cleans (docs/log.md)
 # How many times a plain step's products a method computes on the student, and whether its teacher runs along.
 METHOD_COST = {"self-kd": (2.0, True), "mate": (2.5, True), "combined": (2.5, True), "annealing": (1.5, True)}
 
@@ -33,10 +37,11 @@ class Cost:
     steps: int = 0
     flops: float = 0.0
     bytes: int = 0
+    reading: float = 0.0  # seconds that no product takes
 
     def seconds(self, rate: float, jobs: int) -> float:
         """With one of `jobs` equal shares of a machine that does `rate` FLOP/s in a large product."""
-        return START + self.flops / (rate * EFFICIENCY / jobs)
+        return START + self.reading + self.flops / (rate * EFFICIENCY / jobs)
 
 
 def costs(study: Study) -> dict[str, Cost]:
@@ -45,15 +50,20 @@ def costs(study: Study) -> dict[str, Cost]:
     found: dict[str, Cost] = {}
     for name, stage in study.stages.items():
         if stage.kind == "clean":
-            found[name] = Cost(bytes=_text_size(study, stage.of) or 0)
+            size = CHARACTERS * _tokens(study, stage.of)
+            found[name] = Cost(bytes=size, reading=size / CLEANED)
             continue
         shape = shapes.get(stage.of)
         if stage.kind == "compress" and shape is not None:
-            shape = _cut(study, stage, shape)
+            whole, shape = shape, _cut(study, stage, shape)
+            choosing = _choosing(stage, whole, shape)
+        else:
+            choosing = 0.0
         shapes[name] = shape
         if shape is not None:
             teacher = shapes.get(stage.options.get("teacher", stage.of))
-            found[name] = COUNTERS[stage.kind](study, stage, shape, teacher or shape)
+            counted = COUNTERS[stage.kind](study, stage, shape, teacher or shape)
+            found[name] = replace(counted, flops=counted.flops + choosing)
         else:
             found[name] = Cost()
     return found
@@ -88,6 +98,15 @@ def _cut(study: Study, stage: Stage, shape: Architecture) -> Architecture:
             f"{study.file}: [compress.{stage.section}] layers {layers}: {stage.of} has {shape.layers} layers"
         )
     return replace(shape, layers=layers)
+
+
+def _choosing(stage: Stage, whole: Architecture, cut: Architecture) -> float:
+    """Operations to choose layers by measurement: one pass over the text, or one for each layer in each round."""
+    select = stage.options.get("select")
+    if select not in TOKENS:
+        return 0.0
+    passes = sum(range(cut.layers + 1, whole.layers + 1)) if select == "perplexity" else 1
+    return 2.0 * stage.options.get("select-tokens", TOKENS[select]) * _products(whole) * passes
 
 
 def _products(shape: Architecture) -> int:
@@ -126,24 +145,37 @@ def _compress(study: Study, stage: Stage, shape: Architecture, teacher: Architec
     step = window * stage.options.get("batch", 8)
     tokens = stage.options.get("tokens") or stage.options.get("steps", 0) * step
     if not tokens:
-        size = _tokens(study, stage.options.get("corpus", "stdlib"))
-        tokens = int(size * stage.options.get("share", 1.0) * stage.options.get("epochs", 1.0))
+        corpus = _tokens(study, stage.options.get("corpus", "stdlib"))
+        tokens = int(corpus * stage.options.get("share", 1.0) * stage.options.get("epochs", 1.0))
     towards = teacher if stage.options["train"] == "distill" else None
     flops = tokens * flops_per_token(shape, window, towards)
     return Cost(tokens, math.ceil(tokens / step), flops, size)
 
 
+def _rows(task: str) -> tuple[int, int]:
+    """Rows to train and to measure on: GLUE's official counts, or those that tasks made here have at most."""
+    if task in docs_tasks.TASKS:
+        return docs_tasks.TRAIN_ROWS, docs_tasks.DEV_ROWS
+    if not (BUILT_IN / f"{task}.toml").is_file():
+        return ROWS
+    counts = read_toml(BUILT_IN / f"{task}.toml")["rows"]
+    train, *dev = (
+        max(n) if isinstance(n, list) else n for key, n in counts.items() if not key.startswith("test")
+    )
+    return train, sum(dev)
+
+
 def _glue(study: Study, stage: Stage, shape: Architecture, teacher: Architecture) -> Cost:
     task, method = str(stage.options.get("task")), str(stage.options.get("method", "finetune"))
-    train, dev, words = GLUE_ROWS.get(task, (5000, 1000, 30))
+    train, dev = _rows(task)
     rows = min(train, stage.options.get("rows", train))
     epochs, batch = stage.options.get("epochs", 3), stage.options.get("batch", 16)
     seeds = len(str(stage.options.get("seeds", "1")).split(","))
     times, guided = METHOD_COST.get(method, (1.0, "teacher" in stage.options))
-    tokens = rows * epochs * words
+    tokens = rows * epochs * ROW
     body = _products(shape) - shape.vocab * shape.hidden
     other = _products(teacher) - teacher.vocab * teacher.hidden
-    flops = tokens * (6 * body * times + guided * 2 * other) + dev * epochs * words * 2 * body
+    flops = tokens * (6 * body * times + guided * 2 * other) + dev * epochs * ROW * 2 * body
     return Cost(
         seeds * tokens, seeds * math.ceil(rows / batch) * epochs, seeds * flops, seeds * 4 * parameters(shape)
     )

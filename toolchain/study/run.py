@@ -7,35 +7,40 @@ from pathlib import Path
 
 from devices.errors import CheckFailed, UserError
 from devices.files import refuse_unwritable, write_json
+from toolchain.compress.teacher import HUB_ID
 from toolchain.study.engine import FAILED, SKIPPED, begin, walk_stages
 from toolchain.study.estimate import Cost, costs, rate
 from toolchain.study.show import clock, shown
 from toolchain.study.spec import Study, read_study
-from toolchain.study.stages import check_options, describe, finished, places
-from toolchain.study.tables import figures, to_csv, to_markdown
+from toolchain.study.stages import check_options, describe, finished, places, resolved
+from toolchain.study.tables import check_tables, figures, to_csv, to_markdown
 
 Say = Callable[[str], object]
 
 
-def checked(file: Path) -> tuple[Study, dict[str, Cost]]:
-    """The study in `file`, every stage's options parsed, and what each will take."""
-    study = read_study(file)
+def checked(file: Path, data: Path | None, texts: dict[str, str]) -> tuple[Study, dict[str, Cost]]:
+    """The study in `file`, every stage's options parsed, its tables' cells looked at, and what each stage will take."""
+    study = read_study(file, data, texts)
     check_options(study)
+    check_tables(study)
     return study, costs(study)
 
 
-def run(file: Path, out: Path, jobs: int, say: Say) -> Path:
-    """Walk the study in `file` and return the path of its tables.
+def run(
+    file: Path, out: Path, jobs: int, say: Say, data: Path | None = None, texts: dict[str, str] | None = None
+) -> Path:
+    """Walk the study in `file` and return the path of its tables; `data` and `texts` as for `read_study`.
 
     Stages lie in `out`/stages below their keys; tables.md, figures.csv, study.json and each stage's log lie
     in `out`/NAME.
 
     Raises:
-        UserError: the study asks what cannot be done, or the disk has no room for it.
+        UserError: the study asks what cannot be done, names files that are not here, or the disk has no room.
         CheckFailed: stages failed; the tables hold what the others found.
     """
-    study, cost = checked(file)
+    study, cost = checked(file, data, texts or {})
     refuse_unwritable(out)
+    _refuse_absent(study)
     stages = places(study, out / "stages")
     walk = begin(study, stages)
     _refuse_full(study, out, cost, stages)
@@ -86,9 +91,14 @@ def _refuse_full(study: Study, out: Path, cost: dict[str, Cost], stages: dict[st
         )
 
 
-def dry(file: Path, out: Path, jobs: int, say: Say) -> None:
-    """Check the study and say its stages, which of them are there, and hours and disk of the rest."""
-    study, cost = checked(file)
+def dry(
+    file: Path, out: Path, jobs: int, say: Say, data: Path | None = None, texts: dict[str, str] | None = None
+) -> None:
+    """Check the study and say its stages, which of them are there, and hours and disk of the rest.
+
+    UserError at the end for files that are not here, or a disk without room: a run would end so at once.
+    """
+    study, cost = checked(file, data, texts or {})
     stages = places(study, out / "stages")
     speed = rate()
     hours, size = 0.0, 0
@@ -100,26 +110,36 @@ def dry(file: Path, out: Path, jobs: int, say: Say) -> None:
         counted = f", {found.tokens:,} tokens" if found.tokens else ""
         counted += f" in {found.steps:,} steps" if found.steps else ""
         say(f"{name}: {'cached' if there else 'about ' + clock(seconds)}{counted}\n    {describe(stage)}")
-    for missing in _missing(study):
-        say(missing)
+    for name, path in _fetched(study).items():
+        lacks = (
+            "" if name in (*study.shapes, *study.sizes) else "; its shape is not known, so it is not counted"
+        )
+        say(f"{name}: {path} is not on this machine and would come from the hub{lacks}")
     say(
-        f"{len(study.stages)} stages, about {hours / jobs:.1f} hours on this machine with --jobs {jobs} "
+        f"{len(study.stages)} stages, about {hours / jobs:,.1f} hours on this machine with --jobs {jobs} "
         f"({speed / 1e9:.0f} GFLOP/s in a large product), {size / 1e9:.2f} GB of disk"
     )
+    _refuse_absent(study)
     _refuse_full(study, out, cost, stages)
 
 
-def _missing(study: Study) -> list[str]:
-    """What the study names and this machine does not have: it would be fetched."""
-    from toolchain.study.stages import resolved
+def _fetched(study: Study) -> dict[str, str]:
+    """Teachers and texts that are not on this machine and may be on the hub, by name."""
+    teachers = {
+        n: p for n, p in study.teachers.items() if not Path(resolved(p)).exists() and HUB_ID.fullmatch(p)
+    }
+    return teachers | {n: p for n, p in study.texts.items() if p.startswith("hub:")}
 
-    said = []
-    for name, path in study.teachers.items():
-        if not Path(resolved(path)).exists():
-            known = "" if name in study.shapes else "; its shape is not known, so its stages are not counted"
-            said.append(f"teacher {name}: {path} is not on this machine and would come from the hub{known}")
-    for name, path in study.texts.items():
-        if path != "stdlib" and not Path(path).exists():
-            counted = f" ({study.sizes[name]:,} tokens, as declared)" if name in study.sizes else ""
-            said.append(f"text {name}: {path} is not on this machine{counted}")
-    return said
+
+def _refuse_absent(study: Study) -> None:
+    """UserError naming teachers, texts and tasks' folders that are neither here nor the hub's."""
+    named = {**study.teachers, **study.texts}
+    paths = {n: resolved(p) for n, p in named.items() if n not in _fetched(study) and p != "stdlib"}
+    tasks = [stage for stage in study.stages.values() if "data" in stage.options]
+    paths |= {f"data of {stage.section}": stage.options["data"] for stage in tasks}
+    absent = [f"{name} ({path})" for name, path in paths.items() if not Path(path).exists()]
+    if absent:
+        raise UserError(
+            f"{study.file}: not on this machine: {', '.join(absent)}; mend the study, or name others with --data "
+            "DIR and --text NAME=PATH"
+        )

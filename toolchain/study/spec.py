@@ -64,8 +64,8 @@ class Study:
         return self.file.stem
 
 
-def read_study(file: Path) -> Study:
-    """The study in `file`.
+def read_study(file: Path, data: Path | None = None, texts: Mapping[str, str] | None = None) -> Study:
+    """The study in `file`, with the tasks' folder `data` and the paths `texts` by name in place of its own.
 
     Raises:
         UserError: naming file and section, for a file that is none, an unknown key, option or name, a value
@@ -81,14 +81,18 @@ def read_study(file: Path) -> Study:
         if key not in KEYS:
             raise UserError(f"{file}: {unknown('key', key, KEYS)}")
     teachers, shapes = _named(file, given, "teachers", "config", dict)
-    texts, sizes = _named(file, given, "texts", "tokens", int)
+    named, sizes = _named(file, given, "texts", "tokens", int)
+    for name in texts or {}:
+        if name not in named:
+            raise unknown("text of the study", name, named)
+    texts = {**named, **(texts or {})}
     if not teachers:
         raise UserError(f"{file}: names no teacher; add [teachers] with one")
-    data = _data(file, given.get("data"))
+    folder = str(data) if data else _data(file, given.get("data"))
     stages: dict[str, Stage] = {}
     for kind in TAKES:
         for section, table in _sections(file, given, kind):
-            for stage in _expanded(file, kind, section, table, teachers, texts, stages, data):
+            for stage in _expanded(file, kind, section, table, teachers, texts, stages, folder):
                 if stage.name in stages or stage.name in {**teachers, **texts}:
                     raise UserError(
                         f"{file}: [{kind}.{section}]: a second '{stage.name}'; rename the section"

@@ -1,21 +1,23 @@
 """What a study found: one row a figure, and the paper's tables with its numbers beside ours.
 
-A table of the study file says which stages stand in a cell: `columns` and `rows` are conditions that are merged,
-a row's over its column's. A condition is a section (`evaluate = "zero-shot"`) or a stage's subject or option
-(`of = "cut-*"`, `method = "kd"`; a list is any of them). Several runs in a cell are seeds of one: mean and spread.
+A table of the study file says which stages stand in a cell: those that meet its column's and its row's conditions.
+A condition is a section (`evaluate = "zero-shot"`) or a stage's subject or option (`of = "cut-*"`, `method = "kd"`; a
+list is any of them). Several runs in a cell are seeds of one: mean and spread. Anything else there is refused.
 """
 
 import csv
 import io
 import itertools
-import math
+import statistics
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from devices.errors import UserError
 from devices.files import read_json
 from toolchain.study.spec import TAKES, Stage, Study
 from toolchain.study.stages import finished
@@ -44,14 +46,12 @@ class Cell:
     @property
     def mean(self) -> float:
         """Arithmetic mean over runs."""
-        return sum(self.values) / len(self.values)
+        return statistics.mean(self.values)
 
     @property
     def spread(self) -> float | None:
         """Sample standard deviation over runs (n - 1); None for a single one."""
-        if len(self.values) < 2:
-            return None
-        return math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (len(self.values) - 1))
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 Table = dict[str, dict[str, Cell]]  # row -> column -> cell
@@ -132,35 +132,61 @@ def paper() -> dict[str, Any]:
     ]
 
 
+def check_tables(study: Study) -> None:
+    """UserError for a cell of a table in which different models would be averaged as if they were seeds of one."""
+    for name in study.tables:
+        for row, column, stages in _cells(study, name):
+            made = {_but_for_seeds(study, stage.name): stage.name for stage in stages}
+            if len(made) > 1:
+                raise UserError(
+                    f"{study.file}: [tables.{name}] {row}, {column}: {' and '.join(list(made.values())[:2])} "
+                    "would stand in one cell and are not seeds of one; narrow the row's or the column's conditions"
+                )
+
+
 def fill(study: Study, name: str, found: list[Figure]) -> Table:
     """The study's table `name` with what is there; rows and cells without a run are left out."""
-    table, theirs = study.tables[name], paper().get(name, {"rows": {}, "scale": 1})
+    theirs = paper().get(name, {"rows": {}, "scale": 1})
     filled: Table = {}
-    for row, conditions in table["rows"].items():
-        cells = {}
-        for column, general in table["columns"].items():
-            wanted = {**general, **conditions}
-            values = [f.value * theirs["scale"] for f in found if _meets(f, wanted)]
-            if values:
-                cells[column] = Cell(tuple(values), theirs["rows"].get(row, {}).get(column))
-        if cells:
-            filled[row] = cells
+    for row, column, stages in _cells(study, name):
+        names = [stage.name for stage in stages]
+        values = [figure.value * theirs["scale"] for figure in found if figure.stage.name in names]
+        if values:
+            printed = theirs["rows"].get(row, {}).get(column)
+            filled.setdefault(row, {})[column] = Cell(tuple(values), printed)
     return filled
 
 
-def _meets(figure: Figure, wanted: dict[str, Any]) -> bool:
-    stage = figure.stage
-    facts = {"kind": stage.kind, "of": stage.of, "metric": figure.metric, **stage.options}
-    for key, value in wanted.items():
+def _cells(study: Study, name: str) -> Iterator[tuple[str, str, list[Stage]]]:
+    """Row, column and the measuring stages of each cell of table `name`."""
+    table = study.tables[name]
+    measuring = [stage for stage in study.stages.values() if stage.kind in ("evaluate", "glue")]
+    for row, mine in table["rows"].items():
+        for column, general in table["columns"].items():
+            yield row, column, [s for s in measuring if _meets(s, general) and _meets(s, mine)]
+
+
+def _meets(stage: Stage, conditions: dict[str, Any]) -> bool:
+    """Whether a stage is of the section, subject and options that `conditions` name."""
+    facts = {"kind": stage.kind, "of": stage.of, **stage.options}
+    for key, value in conditions.items():
         if key in TAKES:
             if (stage.kind, stage.section) != (key, value):
                 return False
-        elif not any(
-            fnmatchcase(str(facts.get(key)), str(one))
-            for one in (value if isinstance(value, list) else [value])
-        ):
+            continue
+        patterns = value if isinstance(value, list) else [value]
+        if not any(fnmatchcase(str(facts.get(key)), str(pattern)) for pattern in patterns):
             return False
     return True
+
+
+def _but_for_seeds(study: Study, name: str) -> str:
+    """What a stage does, and what was done to its subject before, without the seeds."""
+    stage = study.stages.get(name)
+    if stage is None:
+        return name
+    options = {key: value for key, value in stage.options.items() if key not in ("seed", "seeds")}
+    return f"{stage.kind} {sorted(options.items())} of ({_but_for_seeds(study, stage.of)})"
 
 
 def difference(one: Cell, other: Cell) -> float:

@@ -5,15 +5,13 @@ Annealing's stage 1 over the original text and over MATE's perturbed one, half e
 annealed distance that the student lowers. Then the labels alone, from stage 1's best epoch.
 """
 
-from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 from toolchain.glue.methods import finetune
 from toolchain.glue.methods.annealing import OPTIONS, annealed, phi
 from toolchain.glue.methods.generator import no_head
-from toolchain.glue.methods.mate import GENERATOR_OPTIONS, generating, generator_of
+from toolchain.glue.methods.mate import GENERATOR_OPTIONS, both_texts, generator_of
 from toolchain.glue.methods.method import Batch, Method, Moment, Setting, Stage
-from toolchain.glue.methods.reading import answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,23 +20,16 @@ if TYPE_CHECKING:
 
 def stage(setting: Setting) -> Stage:
     """Stage 1: the annealed logits of both texts."""
-    import torch
-
-    options, teacher, generator = dict(setting.options), setting.guide, generator_of(setting)
+    generator, tau = generator_of(setting), setting.options["tau"]
 
     def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
-        part = phi(moment, options["tau"])
+        part = phi(moment, tau)
 
         def apart(student: "Tensor", wanted: "Tensor") -> "Tensor":
             return annealed(student, wanted, part)
 
-        found = answer(model, batch)
-        if generating(moment, options) and not isfinite(generator.step(batch, model, teacher, apart)):
-            return found.sum() * nan  # stops the run at this step
-        twin = generator.perturbed(batch)
-        with torch.no_grad():
-            wanted, shaken = answer(teacher, batch), answer(teacher, twin)
-        return (apart(found, wanted) + apart(answer(model, twin), shaken)) / 2
+        _, original, perturbed = both_texts(setting, generator, model, batch, moment, apart)
+        return (original + perturbed) / 2
 
     return Stage(loss)
 

@@ -9,6 +9,7 @@ over many thousand steps; 5e-5 here, since the fine-tunings here are of hundreds
 squared difference of the scores.
 """
 
+from collections.abc import Callable
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+Distance = Callable[
+    ["Tensor", "Tensor"], "Tensor"
+]  # of logits [rows, labels], the student's and the teacher's
+
 
 def generator_of(setting: Setting) -> Generator:
     """The generator for a student and a teacher, from the student's base."""
@@ -44,27 +49,44 @@ def generating(moment: Moment, options: "dict[str, int]") -> bool:
     return moment.step % options["student_steps"] < options["generator_steps"]
 
 
-def stage(setting: Setting) -> Stage:
-    """Labels, and the teacher on the original and on the perturbed text."""
+def both_texts(
+    setting: Setting,
+    generator: Generator,
+    model: "PreTrainedModel",
+    batch: Batch,
+    moment: Moment,
+    apart: Distance,
+) -> "tuple[Tensor, Tensor, Tensor]":
+    """The student's logits [rows, labels], and its distance from the teacher on the original and the perturbed text.
+
+    The generator's step, where one is due, comes first; the distances are NaN where its loss was no number,
+    which stops the run at this step.
+    """
     import torch
 
-    options, teacher, generator = dict(setting.options), setting.guide, generator_of(setting)
+    teacher = setting.guide
+    found, broken = answer(model, batch), 0.0
+    if generating(moment, dict(setting.options)) and not isfinite(
+        generator.step(batch, model, teacher, apart)
+    ):
+        broken = nan
+    twin = generator.perturbed(batch)
+    with torch.no_grad():
+        wanted, shaken = answer(teacher, batch), answer(teacher, twin)
+    return found, apart(found, wanted) + broken, apart(answer(model, twin), shaken) + broken
+
+
+def stage(setting: Setting) -> Stage:
+    """Labels, and the teacher on the original and on the perturbed text."""
+    options, generator = setting.options, generator_of(setting)
 
     def apart(student: "Tensor", wanted: "Tensor") -> "Tensor":
         return soft(student, wanted, options["temperature"])
 
     def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
-        found = answer(model, batch)
-        if generating(moment, options) and not isfinite(generator.step(batch, model, teacher, apart)):
-            return found.sum() * nan  # stops the run at this step
-        twin = generator.perturbed(batch)
-        with torch.no_grad():
-            wanted, shaken = answer(teacher, batch), answer(teacher, twin)
-        return (
-            options["ce"] * hard(found, batch["labels"])
-            + options["kd"] * apart(found, wanted)
-            + options["adversarial"] * apart(answer(model, twin), shaken)
-        )
+        found, original, perturbed = both_texts(setting, generator, model, batch, moment, apart)
+        taught = options["kd"] * original + options["adversarial"] * perturbed
+        return options["ce"] * hard(found, batch["labels"]) + taught
 
     return Stage(loss)
 
