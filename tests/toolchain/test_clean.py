@@ -10,7 +10,8 @@ import pytest
 
 import toolchain.corpus.clean as cleaning
 from devices.errors import UserError
-from toolchain.corpus.clean import clean, shards
+from toolchain.corpus import documents as shards
+from toolchain.corpus.clean import clean
 from toolchain.corpus.clean.rules import LINE_RULES, SETS, key
 from toolchain.corpus.load import load
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from devices.errors import UserError
-from toolchain.corpus.clean import shards
+from toolchain.corpus import documents as shards
 from toolchain.corpus.clean.rules import LINE_RULES, RULES, SETS, html, key, parse, short, symbols
-from toolchain.corpus.clean.shards import documents, parts
+from toolchain.corpus.documents import documents, parts
 
 
 @pytest.mark.parametrize(

@@ -260,3 +260,15 @@ def test_calibration_file_is_the_train_part(tmp_path: Path) -> None:
     assert path != heldout_file("stdlib", tmp_path) and calibration_file(str(path)) == path
     with pytest.raises(UserError, match="no such text file"):
         calibration_file(str(tmp_path / "nowhere.txt"))
+
+
+def test_a_line_of_blanks_ends_a_paragraph(tmp_path: Path) -> None:
+    """WikiText's empty lines hold a space: its file is as many documents as it has paragraphs, not one."""
+    file = tmp_path / "wiki.txt"
+    file.write_text(
+        " \n = Title {0} = \n \n First of {0} . \n second line \n\t\nLast\n".replace("{0}", "x") * 60, "utf-8"
+    )
+    found = load(str(file), str(file))
+    assert len(found.train) == 180 and found.train["text"][1] == " First of x . \n second line"
+    file.write_text("Another\n\ntext", "utf-8")
+    assert load(str(file), str(file)).train["text"] == ["Another", "text"]

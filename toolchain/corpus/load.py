@@ -15,6 +15,7 @@ from devices.errors import UserError
 from devices.files import cache_folder, make_cache
 from devices.text import load_tokenizer
 from toolchain.corpus import stdlib
+from toolchain.corpus.documents import BUILDERS
 from toolchain.quiet import quiet_datasets
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HELDOUT_SHARE = 20  # one document in so many is held out, by the hash of its text
-BUILDERS = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".jsonl": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-}
 REPORT = "clean.json"  # what `toolchain clean` says of the text beside it; no text itself
 STRINGS = ("string", "large_string", "string_view")
 
@@ -123,16 +116,31 @@ def _file(path: Path) -> "Dataset":
     if path.stat().st_size == 0:
         raise UserError(f"corpus '{path}': is empty; name a file with text in it")
     builder = BUILDERS[path.suffix]
-    options = {"sample_by": "paragraph"} if builder == "text" else {}
     try:
-        data = load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
+        if builder == "text":
+            return _paragraphs(path)
+        data = load_dataset(builder, data_files=glob.escape(str(path)), split="train")
     except (DatasetGenerationError, UnicodeDecodeError, ValueError) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, OSError) and cause.errno:  # a full disk, say: not the text's fault
-            raise cause from None
+        if isinstance(cause, UserError) or (isinstance(cause, OSError) and cause.errno):
+            raise cause from None  # said already, or a full disk, say: not the text's fault
         form = builder if builder == "parquet" else f"{builder} in UTF-8"
         raise UserError(f"corpus '{path}': cannot be read as {form} ({cause}); convert it") from None
     return _texts(data, str(path))
+
+
+def _paragraphs(path: Path) -> "Dataset":
+    """The paragraphs of a text file, as `toolchain clean` reads them.
+
+    The `text` builder of datasets ends a paragraph at an empty line only, and WikiText's hold a blank.
+    """
+    from datasets import Dataset, Features, Value
+
+    from toolchain.corpus.documents import texts
+
+    about = path.stat()
+    kwargs = {"file": str(path.resolve()), "stamp": (about.st_size, about.st_mtime_ns)}
+    return Dataset.from_generator(texts, Features(text=Value("string")), gen_kwargs=kwargs)
 
 
 def _hub(spec: str) -> "Dataset":

@@ -22,7 +22,7 @@ from devices.progress import Progress
 from toolchain import __version__
 from toolchain.compress.unfinished import differences
 from toolchain.corpus.clean.rules import DUPLICATES, NEAR_DUPLICATES, RULES, parse
-from toolchain.corpus.clean.shards import PART, Part, parts
+from toolchain.corpus.documents import PART, Part, parts
 from toolchain.corpus.load import REPORT, calibration_file, export_hub, text_files
 
 WORK = "unfinished"  # in the staging folder: the request, and what the stages that are done have written

@@ -26,7 +26,7 @@ from devices.errors import UserError
 from devices.process import end_with
 from toolchain.corpus.clean import steps
 from toolchain.corpus.clean.rules import DUPLICATES, LINE_RULES, NEAR_DUPLICATES
-from toolchain.corpus.clean.shards import Part
+from toolchain.corpus.documents import Part
 
 FINDERS = 8  # pieces of the range of hashes that are searched for duplicates apart
 BUFFER = 1000  # records read at once from each sorted file

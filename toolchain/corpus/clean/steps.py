@@ -26,7 +26,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from devices.files import write_json
 from devices.process import end_with
 from toolchain.corpus.clean.rules import DUPLICATES, LINE_RULES, NEAR_DUPLICATES, key
-from toolchain.corpus.clean.shards import Part, documents
+from toolchain.corpus.documents import Part, documents
 
 EXAMPLES = 3  # of what a rule dropped, from each task
 SHOWN = 160  # characters of an example

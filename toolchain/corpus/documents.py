@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from devices.errors import UserError
-from toolchain.corpus.load import BUILDERS
 
+BUILDERS = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
 PART = 16 << 20  # bytes a part, so that one part's keys fit in memory
 PARTS = 500  # at most about so many: a merge has one file of each open
 LINES = 10_000  # lines a document at most: a text without a blank line is cut
@@ -52,6 +59,16 @@ def documents(part: Part) -> Iterator[str]:
     if part.form == "parquet":
         return _rows(part)
     return _paragraphs(part) if part.form == "text" else _records(part)
+
+
+def texts(file: str, stamp: tuple[int, int]) -> Iterator[dict[str, str]]:
+    """The paragraphs of a whole text file, as rows; `stamp` (its size and time) tells a changed one to a cache.
+
+    A file of blanks has an empty one: datasets makes nothing of no rows.
+    """
+    found = documents(Part("text", file, 0, stamp[0]))
+    yield {"text": next(found, "")}
+    yield from ({"text": text} for text in found)
 
 
 def _lines(part: Part) -> Iterator[tuple[int, str]]:
