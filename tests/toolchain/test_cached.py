@@ -224,3 +224,27 @@ def test_the_command_line_takes_a_flag_or_a_folder(
     assert not (tmp_path / "three").exists()
     done = main(*words[:5], "pretrain", "--out", tmp_path / "four", "--cache-teacher")
     assert done.code == 2 and "pretrain asks no teacher" in done.err
+
+
+def test_a_file_is_no_folder_for_a_cache(tmp_path: Path) -> None:
+    """A cache that names a file is refused as that, before anything is said or asked."""
+    (tmp_path / "file").write_text("x")
+    of, said = blocks(), []
+    with pytest.raises(UserError, match="is a file, and --cache-teacher names a folder"):
+        cached_teacher(str(tmp_path / "file"), about(of), of, lambda: pytest.fail("asked"), said.append)
+    assert not said
+
+
+def test_a_budget_below_the_cache_is_said(
+    teacher: Path,
+    gpt2_checkpoint: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that sees a part of what the cache is of says which --share would cache that part alone."""
+    student = Path(shutil.copytree(gpt2_checkpoint, tmp_path / "student"))
+    training = Training(objective="logits", corpus=str(corpus_file), cache_teacher=str(tmp_path / "c"), **FEW)
+    record = train(student, tmp_path, training, teacher)
+    assert "this run sees 128, and the cache is of all; --share" in capsys.readouterr().err
+    assert record["cache_hours"] >= 0

@@ -33,6 +33,11 @@ import pytest
         (["--layers", "2", "--tokens", "100"], "--tokens: says how to train, and --train is none"),
         (["--layers", "2", "--corpus", "x.txt"], "--corpus: says how to train"),
         (["--layers", "2", "--objective", "logits"], "--objective: says how to train"),
+        (
+            ["--layers", "2", "--cache-teacher", "x"],
+            "--cache-teacher: needs the teacher, and --train is none",
+        ),
+        (["--layers", "2", "--alpha", "0.5"], "--alpha: needs the teacher, and --train is none"),
         (["--layers", "2", "--train", "pretrain", "--objective", "logits"], "use it with --train distill"),
         (["--layers", "2", "--train", "distill", "--objective", "logit"], "did you mean logits?"),
         (["--layers", "2", "--train", "distill", "--objective", "lm"], "unknown objective 'lm'"),

@@ -12,6 +12,8 @@ from click.core import ParameterSource
 from devices.errors import UserError
 from toolchain.cli.options import resumable, told, training_options
 
+DISTIL = ("temperature", "alpha", "mix", "cache_teacher", "cache_top")
+DISTIL_ONLY = "needs the teacher, and --train is none; say --train distill, or leave it out"
 TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or distill, or leave it out"
 
 
@@ -77,8 +79,8 @@ TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or di
     is_flag=False,
     flag_value="auto",
     metavar="[FOLDER]",
-    help="Ask the teacher once, keep its most probable tokens on disk and train on those; default folder: in "
-    "the cache, by what it is of.",
+    help="Ask the teacher once at this temperature, keep its most probable tokens on disk and train on those; "
+    "default folder: in the cache, by what it is of.",
 )
 @click.option(
     "--cache-top", type=click.IntRange(min=1), metavar="K", help="How many of them a token.  [default: 32]"
@@ -118,7 +120,9 @@ def command(
         given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
         for name in given:
             if name != "seed":
-                raise UserError(f"--{name.replace('_', '-')}: {TRAIN_ONLY}")
+                raise UserError(
+                    f"--{name.replace('_', '-')}: {DISTIL_ONLY if name in DISTIL else TRAIN_ONLY}"
+                )
         training = None
     else:
         from toolchain.compress.trainer import Training

@@ -86,6 +86,8 @@ def cached_teacher(
         raise UserError(f"--cache-top {about['top']}: the vocabulary has {about['vocabulary']}; keep fewer")
     named = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder("teachers", named) if place == AUTO else Path(place)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and --cache-teacher names a folder; choose another")
     index = _index(folder, about)
     per = max(-(-SHARD_TOKENS // about["window"]), -(-len(blocks) // SHARDS))
     missing = _missing(folder, index, range(-(-len(blocks) // per)))

@@ -64,6 +64,7 @@ def _facts(compression: dict[str, Any]) -> list[tuple[str, Any]]:
             ("objective", training["objective"]),
             ("corpus", f"{corpus['name']} (sha256 `{corpus['sha256']}`)"),
             ("tokens seen", f"{training['tokens']:,}{_share(training)} in {training['hours']} h"),
+            *([("teacher asked", f"{training['cache_hours']} h")] if "cache_hours" in training else []),
             *_cost(training.get("cost", {}), training),
             (
                 "held-out perplexity",

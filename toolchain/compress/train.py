@@ -228,6 +228,13 @@ def _teacher(
         training.temperature,
     )
 
+    assert training.tokens is not None
+    if training.tokens < packed.size:
+        part = f"of {packed.size:,} tokens this run sees {training.tokens:,}"
+        _say(
+            f"{part}, and the cache is of all; --share {training.tokens / packed.size:.2g} would be of those"
+        )
+
     def ask() -> CachedTeacher:
         assert training.cache_teacher is not None
         return cached_teacher(

@@ -70,7 +70,9 @@ def clean(
         started = time.monotonic()
         if not done:
             cut = parts(files)
-            say(f"{out}: {', '.join(chosen)} on {len(cut)} parts of {corpus}, {workers} at a time")
+            say(
+                f"{out}: {', '.join(chosen)} on {len(cut)} part{'s' * (len(cut) > 1)} of {corpus}, {workers} at a time"
+            )
             folder = work / _run(work, cut, chosen, workers)
             seconds = None if resumed else round(time.monotonic() - started, 1)
             report = _report(work, request, corpus, files, command, seconds)
