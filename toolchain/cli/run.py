@@ -41,7 +41,7 @@ def command(
 
     \b
     Example:
-      toolchain run studies/paper-small.toml --dry-run
+      toolchain run studies/which-layers.toml --dry-run
     """
     from toolchain.study.run import dry, run
 

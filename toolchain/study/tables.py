@@ -229,7 +229,7 @@ def order(table: Table, column: str, better: str) -> Order:
 
 def to_markdown(study: Study, found: list[Figure]) -> str:
     """All of the study's tables, each with the paper's numbers beside ours and a word about the order."""
-    parts = [f"# {study.title}\n", SCALE]
+    parts = [f"# {study.title}\n", *([SCALE] if study.tables.keys() & paper().keys() else []), NOTATION]
     for name in study.tables:
         if table := fill(study, name, found):
             parts.append(_section(study, name, table))
@@ -238,8 +238,11 @@ def to_markdown(study: Study, found: list[Figure]) -> str:
 
 SCALE = """\
 Ours are small models, little text and few rows: what can be compared with the paper is the order of methods, not
-the numbers. `a ± b` is the mean over seeds and their sample standard deviation; a figure without is one run. Two
-figures that differ by less than the larger of their spreads are not told apart.
+the numbers.
+"""
+NOTATION = """\
+`a ± b` is the mean over seeds and their sample standard deviation; a figure without is one run. Two figures that differ by
+less than the larger of their spreads are not told apart.
 """
 
 
