@@ -241,8 +241,8 @@ Ours are small models, little text and few rows: what can be compared with the p
 the numbers.
 """
 NOTATION = """\
-`a ± b` is the mean over seeds and their sample standard deviation; a figure without is one run. Two figures that differ by
-less than the larger of their spreads are not told apart.
+`a ± b` is the mean over seeds and their sample standard deviation; a figure without is one run. Two figures that
+differ by less than the larger of their spreads are not told apart.
 """
 
 
