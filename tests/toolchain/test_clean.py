@@ -10,7 +10,7 @@ import pytest
 
 import toolchain.corpus.clean as cleaning
 from devices.errors import UserError
-from toolchain.corpus import documents as shards
+from toolchain import corpus
 from toolchain.corpus.clean import clean
 from toolchain.corpus.clean.rules import LINE_RULES, SETS, key
 from toolchain.corpus.load import load
@@ -73,7 +73,7 @@ def texts_of(folder):
 @pytest.fixture
 def small(monkeypatch):
     """Parts of some hundred bytes, so that a little text has many."""
-    monkeypatch.setattr(shards, "PART", 1500)
+    monkeypatch.setattr(corpus.documents, "PART", 1500)
     monkeypatch.setattr(cleaning, "LOOK", 0.02)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from devices.errors import UserError
-from toolchain.corpus import documents as shards
+from toolchain import corpus
 from toolchain.corpus.clean.rules import LINE_RULES, RULES, SETS, html, key, parse, short, symbols
 from toolchain.corpus.documents import documents, parts
 
@@ -123,8 +123,8 @@ def test_text_loses_no_line_to_a_cut(tmp_path, monkeypatch, size, end):
     """Every line is in one part, whole, wherever parts begin; paragraphs too, where there is one part."""
     file = tmp_path / "text.txt"
     file.write_text("\n\n".join(PARAGRAPHS) + end, encoding="utf-8")
-    monkeypatch.setattr(shards, "PART", size)
-    monkeypatch.setattr(shards, "PARTS", 10**9)
+    monkeypatch.setattr(corpus.documents, "PART", size)
+    monkeypatch.setattr(corpus.documents, "PARTS", 10**9)
     found = [text for part in parts([file]) for text in documents(part)]
     assert "\n".join(found).split("\n") == [line.rstrip() for text in PARAGRAPHS for line in text.split("\n")]
     if size == 10**6:
@@ -137,8 +137,8 @@ def test_records_are_whole_in_every_part(tmp_path, monkeypatch, size):
     file = tmp_path / "rows.jsonl"
     rows = [json.dumps({"text": text, "n": 1}, ensure_ascii=bool(i % 2)) for i, text in enumerate(PARAGRAPHS)]
     file.write_text("\n\n".join(rows) + '\n{"text": null}\n{"text": ""}', encoding="utf-8")
-    monkeypatch.setattr(shards, "PART", size)
-    monkeypatch.setattr(shards, "PARTS", 10**9)
+    monkeypatch.setattr(corpus.documents, "PART", size)
+    monkeypatch.setattr(corpus.documents, "PARTS", 10**9)
     found = [text for part in parts([file]) for text in documents(part)]
     assert [text for text in found if text] == PARAGRAPHS
 
@@ -159,14 +159,14 @@ def test_parts_are_few_and_marks_are_no_text(tmp_path, monkeypatch):
     file = tmp_path / "text.txt"
     file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n")
     assert [text.splitlines() for text in documents(parts([file])[0])] == [["one", "two"], ["three"]]
-    monkeypatch.setattr(shards, "PART", 1)
-    monkeypatch.setattr(shards, "PARTS", 4)
+    monkeypatch.setattr(corpus.documents, "PART", 1)
+    monkeypatch.setattr(corpus.documents, "PARTS", 4)
     assert 4 <= len(parts([file])) <= 5
 
 
 def test_a_text_without_blank_lines_is_cut(tmp_path, monkeypatch):
     """Documents stay small: at most so many lines."""
-    monkeypatch.setattr(shards, "LINES", 3)
+    monkeypatch.setattr(corpus.documents, "LINES", 3)
     file = tmp_path / "text.txt"
     file.write_text("\n".join("abcdefg"))
     assert [text.split() for text in documents(parts([file])[0])] == [list("abc"), list("def"), ["g"]]

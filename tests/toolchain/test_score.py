@@ -303,7 +303,7 @@ def test_a_fixed_strategy_records_no_measurement(gpt2_checkpoint, tmp_path):
         (["--layers", 2, "--select", "angular", "--init", "random"], "keeps no layer of the teacher"),
         (["--layers", 2, "--select", "angular", "--select-corpus", "none.txt"], "no such file or folder"),
         (["--layers", 2, "--select", "angular", "--select-corpus", "EMPTY"], "is empty"),
-        (["--layers", 2, "--select", "angular", "--select-corpus", "LATIN"], "cannot be read as text"),
+        (["--layers", 2, "--select", "angular", "--select-corpus", "LATIN"], "not UTF-8 at byte 2"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(gpt2_checkpoint, tmp_path, main, options, words):
