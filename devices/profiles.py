@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError, unknown
-from devices.machine import ISA_ARM, ISA_X86
+from devices.machine import ISA_ARM, ISA_X86, isa
 
 SHIPPED = Path(__file__).parent / "profiles"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -100,6 +100,18 @@ def load(name_or_path: str) -> Profile:
     if path.suffix == ".toml":
         return _read(path)
     raise unknown("device", name_or_path, known)
+
+
+def target_isa(name_or_path: str) -> tuple[str, ...]:
+    """The instruction sets of a device, by its profile, `local`'s by looking; UserError where it names none."""
+    profile = load(name_or_path)
+    found = profile.isa if profile.kind != "local" else tuple(isa() or ())
+    if found is None:
+        raise UserError(
+            f"device {profile.name}: its profile has no isa, which --device chooses by; add what "
+            f"`toolchain devices check {profile.name}` shows"
+        )
+    return found
 
 
 def _read(path: Path) -> Profile:
