@@ -11,6 +11,7 @@ from devices.errors import UserError, unknown
 from devices.files import read_record, sha256, staged, write_json
 from toolchain import __version__
 from toolchain.compress.faults import plain_faults
+from toolchain.glue.cached import cached_rows, refuse_cache, source
 from toolchain.glue.methods import METHODS
 from toolchain.glue.methods.method import Setting, resolve, split_epochs
 from toolchain.glue.methods.teacher import find, open_teacher
@@ -41,6 +42,7 @@ def finetune(
     max_tokens: int | None = None,
     seed: int = 0,
     rows: int | None = None,
+    cache_teacher: str | None = None,
     force: bool = False,
     command: str | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -51,17 +53,20 @@ def finetune(
     float32. `teacher` is a classifier for the same task, or a folder of such by task; `options` are the
     method's, as texts or values. `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row
     (128, or the models' positions where they are fewer). The same seed on the same machine gives the same
-    weights. `command` is recorded as what made it.
+    weights. `cache_teacher` is a folder (AUTO: the usual one) that keeps the teacher's answers to the rows: it
+    is asked once for each, or not at all where an earlier run did so. `command` is recorded as what made it.
 
     Raises:
         UserError: unknown method or option, a method that does not do for the task, a teacher that is missing,
-            not wanted or of another task, a checkpoint or data that cannot be read, a loss that is not a number.
+            not wanted or of another task, a checkpoint or data that cannot be read, a loss that is not a number,
+            a cache of something else.
     """
     from toolchain.quiet import quiet
 
     model, out = Path(model), Path(out)
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    asked = request(model, task, method, settings, max_tokens, rows, teacher=teacher, options=options)
+    further = {"teacher": teacher, "options": options, "cached": cache_teacher is not None}
+    asked = request(model, task, method, settings, max_tokens, rows, **further)
     start = time.monotonic()
     with staged(out, force=force) as staging:
         guide, own = None if teacher is None else find(Path(teacher), task, seed), None
@@ -72,7 +77,12 @@ def finetune(
         train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
         with quiet():
             setting = _setting(model, guide, task, asked)
-            run = Run(task, train_data, dev_data, settings, staging / "snapshots", say)
+            cached = None
+            if cache_teacher is not None and guide is not None:
+                about = source(guide, task.path / task.files["train"], asked["max_tokens"])
+                hidden = METHODS[method].hidden(setting)
+                cached = cached_rows(cache_teacher, train_data, setting.guide, hidden, about, say)
+            run = Run(task, train_data, dev_data, settings, staging / "snapshots", say, cached)
             values = tune(method, METHODS[method], setting, run)
             _save(setting.student, model, staging)
         record = {
@@ -82,6 +92,9 @@ def finetune(
             "value": max(values),
             "values": values,  # after each epoch
             "hours": round((time.monotonic() - start) / 3600, 4),
+            "cache_hours": None
+            if cached is None
+            else round(cached.seconds / 3600, 4),  # whenever it was made
             "compression": read_record(model / "compression.json"),
             "training": read_record(model / "training.json"),
         }
@@ -99,6 +112,7 @@ def request(
     *,
     teacher: Path | None = None,
     options: Mapping[str, Any] | None = None,
+    cached: bool = False,
 ) -> dict[str, Any]:
     """The part of glue.json that is known beforehand: two runs with the same one give the same classifier.
 
@@ -122,6 +136,8 @@ def request(
     max_tokens = max_tokens or min(MAX_TOKENS, positions)
     guide = None if teacher is None else find(Path(teacher), task, settings["seed"])
     _refuse_method(method, student, guide, task, max_tokens)
+    if cached:
+        refuse_cache(method, guide)
     train, dev = sample(task.rows("train"), rows, settings["seed"]), task.rows("dev")
     return {
         "schema": SCHEMA,
@@ -134,6 +150,7 @@ def request(
         "options": resolved or None,
         "teacher": None if guide is None else _named(guide),
         **settings,
+        "cached": cached or None,  # the same answers, but for the padding they were computed with
         "max_tokens": max_tokens,
         "rows": len(train),
         "dev_rows": len(dev),

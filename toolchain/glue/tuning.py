@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from toolchain.glue.methods.method import Method, Moment, Setting, Stage, split_epochs
+from toolchain.glue.methods.method import STATES, TOLD, Method, Moment, Setting, Stage, split_epochs
 from toolchain.glue.tasks import Task
+from toolchain.shards import Kept
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,7 @@ class Run:
     settings: dict[str, Any]  # epochs, batch, lr, seed
     snapshots: Path
     say: Callable[[str], None]
+    cached: Kept | None = None  # the teacher's answers to the rows of `train`, in their order
 
 
 def tune(name: str, method: Method, setting: Setting, run: Run) -> list[float]:
@@ -63,19 +66,13 @@ def _stage(stage: Stage, student: "PreTrainedModel", run: Run, epochs: int, done
     from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
-    from toolchain.glue.classifier import pad
     from toolchain.glue.metrics import decide, score
     from toolchain.glue.progress import Epochs
 
     task, settings = run.task, run.settings
-    pad_id, kind = student.config.pad_token_id, torch.float32 if task.labels is None else torch.int64
     if stage.extra is not None:
         # A part of the student while it trains: optimized, clipped, moved and reset with it.
         student.add_module(EXTRA, stage.extra)
-
-    def collate(examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
-        labels = torch.tensor([example["labels"] for example in examples], dtype=kind)
-        return {**pad([example["input_ids"] for example in examples], pad_id), "labels": labels}
 
     def metric(found: Any) -> dict[str, float]:
         return {"value": score(task.metric, decide(task.problem, found.predictions), found.label_ids)}
@@ -103,14 +100,31 @@ def _stage(stage: Stage, student: "PreTrainedModel", run: Run, epochs: int, done
     trainer = Tuner(
         model=student,
         args=_arguments(run.snapshots / str(done), settings, epochs),
-        train_dataset=run.train,
+        train_dataset=[{**example, "row": row} for row, example in enumerate(run.train)],
         eval_dataset=run.dev,
-        data_collator=collate,
+        data_collator=partial(collate, run, student.config.pad_token_id),
         compute_metrics=metric,
         callbacks=[Epochs(task, run.say, done, settings["epochs"])],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def collate(run: Run, pad_id: int, examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+    """Rows as a padded batch; training rows, which have a number, with the teacher's answers where it is cached."""
+    import numpy as np
+    import torch
+
+    from toolchain.glue.classifier import pad
+
+    kind = torch.float32 if run.task.labels is None else torch.int64
+    labels = torch.tensor([example["labels"] for example in examples], dtype=kind)
+    batch = {**pad([example["input_ids"] for example in examples], pad_id), "labels": labels}
+    if run.cached is not None and "row" in examples[0]:
+        records = np.stack([run.cached[example["row"]] for example in examples])
+        names = {"logits": TOLD, "hidden": STATES}
+        batch |= {names[field]: torch.from_numpy(records[field].copy()) for field in records.dtype.names}
+    return batch
 
 
 def _arguments(folder: Path, settings: dict[str, Any], epochs: int) -> Any:

@@ -26,7 +26,7 @@ from toolchain.glue.methods.method import (
     share,
     weight,
 )
-from toolchain.glue.methods.reading import answer
+from toolchain.glue.methods.reading import answer, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,8 +72,8 @@ def both_texts(
         broken = nan
     twin = generator.perturbed(batch)
     with torch.no_grad():
-        wanted, shaken = answer(teacher, batch), answer(teacher, twin)
-    return found, apart(found, wanted) + broken, apart(answer(model, twin), shaken) + broken
+        shaken = answer(teacher, twin)
+    return found, apart(found, told(setting, batch)) + broken, apart(answer(model, twin), shaken) + broken
 
 
 def stage(setting: Setting) -> Stage:

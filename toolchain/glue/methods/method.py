@@ -15,7 +15,22 @@ if TYPE_CHECKING:
 
     from export.checkpoint import Checkpoint
 
-Batch = dict[str, "torch.Tensor"]  # input_ids and attention_mask int64 [rows, tokens], labels [rows]
+# input_ids and attention_mask int64 [rows, tokens], labels [rows]; from a cached teacher TOLD [rows, labels] and
+# STATES [rows, layers, width], its answers to these rows.
+Batch = dict[str, "torch.Tensor"]
+TOLD, STATES = "teacher_logits", "teacher_states"
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Which hidden states of the teacher a method compares, each as one vector a row.
+
+    `layers` count from 1, as many as it may ever ask for; `pooled` names what a row's vector is: the "mean" over
+    real tokens, or the "last" real one.
+    """
+
+    pooled: Literal["mean", "last"]
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class Method:
     refuse: "Callable[[Checkpoint, Checkpoint | None, bool], str | None]" = lambda student, teacher, score: (
         None
     )
+    hidden: Callable[[Setting], Hidden | None] = lambda setting: None  # of the teacher, for a cache
 
 
 def resolve(name: str, method: Method, given: Mapping[str, Any] | None) -> dict[str, Any]:
