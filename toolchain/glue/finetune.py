@@ -1,16 +1,15 @@
 """Fine-tuning a decoder on a labelled task by a method of toolchain/glue/methods/: what is asked, refused, written."""
 
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import read_record, sha256, staged, write_json
+from devices.files import read_record, sha256, write_json
 from toolchain import __version__
 from toolchain.compress.faults import plain_faults
+from toolchain.compress.unfinished import WORK, unfinished
 from toolchain.glue.cached import cached_rows, refuse_cache, source
 from toolchain.glue.methods import METHODS
 from toolchain.glue.methods.method import Setting, resolve, split_epochs
@@ -50,11 +49,12 @@ def finetune(
     """Fine-tune the checkpoint `model` on `task`, write the classifier to `out`, return its glue.json.
 
     The dev metric is taken after each epoch and told to `say`; the weights of the best epoch are kept, in
-    float32. `teacher` is a classifier for the same task, or a folder of such by task; `options` are the
-    method's, as texts or values. `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row
-    (128, or the models' positions where they are fewer). The same seed on the same machine gives the same
-    weights. `cache_teacher` is a folder (AUTO: the usual one) that keeps the teacher's answers to the rows: it
-    is asked once for each, or not at all where an earlier run did so. `command` is recorded as what made it.
+    float32. A run that was stopped behind an epoch goes on from there when it is called again. `teacher` is a
+    classifier for the same task, or a folder of such by task; `options` are the method's, as texts or values.
+    `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row (128, or the models' positions
+    where they are fewer). The same seed on the same machine gives the same weights. `cache_teacher` is a folder
+    (AUTO: the usual one) that keeps the teacher's answers to the rows: it is asked once for each, or not at all
+    where an earlier run did so. `command` is recorded as what made it.
 
     Raises:
         UserError: unknown method or option, a method that does not do for the task, a teacher that is missing,
@@ -67,11 +67,11 @@ def finetune(
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
     further = {"teacher": teacher, "options": options, "cached": cache_teacher is not None}
     asked = request(model, task, method, settings, max_tokens, rows, **further)
-    start = time.monotonic()
-    with staged(out, force=force) as staging:
+    with unfinished(out, asked, force=force, say=lambda line: say(f"{task.name}: {line}")) as staging:
+        work = staging / WORK
         guide, own = None if teacher is None else find(Path(teacher), task, seed), None
         if METHODS[method].teacher == "own" and guide is None:
-            guide = staging / "teacher"
+            guide = work / "teacher"
             own = _own_teacher(model, task, guide, settings, max_tokens, rows, say)
         train, dev = sample(task.rows("train"), rows, seed), task.rows("dev")
         train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
@@ -82,16 +82,16 @@ def finetune(
                 about = source(guide, task.path / task.files["train"], asked["max_tokens"])
                 hidden = METHODS[method].hidden(setting)
                 cached = cached_rows(cache_teacher, train_data, setting.guide, hidden, about, say)
-            run = Run(task, train_data, dev_data, settings, staging / "snapshots", say, cached)
-            values = tune(method, METHODS[method], setting, run)
+            run = Run(task, train_data, dev_data, settings, work / "snapshots", say, cached)
+            values, seconds = tune(method, METHODS[method], setting, run)
             _save(setting.student, model, staging)
         record = {
             **asked,
             "command": command,
-            "own_teacher": own,
+            "own_teacher": own and {key: own[key] for key in ("sha256", "value")},
             "value": max(values),
             "values": values,  # after each epoch
-            "hours": round((time.monotonic() - start) / 3600, 4),
+            "hours": round(seconds / 3600 + (own["hours"] if own else 0.0), 4),
             "cache_hours": None
             if cached is None
             else round(cached.seconds / 3600, 4),  # whenever it was made
@@ -195,7 +195,7 @@ def _own_teacher(
     """The student itself, fine-tuned with the same settings; returns what glue.json says of it."""
     from export.checkpoint import identity
 
-    record = finetune(
+    record = read_record(out / "glue.json") or finetune(
         model,
         task,
         out,
@@ -204,7 +204,7 @@ def _own_teacher(
         say=lambda line: say(f"teacher: {line}"),
         **settings,
     )
-    return {"sha256": identity(out), "value": record["value"]}
+    return {"sha256": identity(out), "value": record["value"], "hours": record["hours"]}
 
 
 def _setting(model: Path, guide: Path | None, task: Task, asked: dict[str, Any]) -> Setting:
@@ -255,12 +255,10 @@ def new_classifier(model: Path, task: Task, seed: int) -> "PreTrainedModel":
 
 
 def _save(student: "PreTrainedModel", base: Path, staging: Path) -> None:
-    """The best epoch's weights, its config, and the base's text files; snapshots and own teacher go."""
+    """The best epoch's weights, its config, and the base's text files."""
     from toolchain.compress.truncate import copy_inherited
 
     student.save_pretrained(staging, max_shard_size="1TB")
     copy_inherited(base, staging)
     # It may name other end tokens than the one that pads rows and stands between texts here.
     (staging / "generation_config.json").unlink(missing_ok=True)
-    for scratch in ("snapshots", "teacher"):
-        shutil.rmtree(staging / scratch, ignore_errors=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from devices.errors import UserError, unknown
 
@@ -96,12 +96,26 @@ class Moment:
 Loss = Callable[["PreTrainedModel", Batch, Moment], "torch.Tensor"]  # to a scalar
 
 
+class Remembered(Protocol):
+    """What a snapshot must hold besides student and `extra`: a dict of tensors and numbers, and back from it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As it is now."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be as it was then."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One run of the Trainer: its loss, and modules trained with the student that are not part of it."""
+    """One run of the Trainer: its loss, and modules trained with the student that are not part of it.
+
+    `remembered` is trained by the loss itself; a run that was stopped needs it to go on.
+    """
 
     loss: Loss
     extra: "torch.nn.Module | None" = None
+    remembered: Remembered | None = None
 
 
 @dataclass(frozen=True)

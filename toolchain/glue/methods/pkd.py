@@ -1,5 +1,5 @@
 """Patient KD: Sun et al. 2019, "Patient Knowledge Distillation for BERT Model Compression" (arXiv 1908.09355),
-section 3.2: L_PT and L_PKD.
+L_PT and L_PKD.
 
 The hidden state of the token that is read (theirs: [CLS]; here the last real one) is compared, scaled to length 1,
 in the student's layers but the last, with the teacher's: every so many (skip) or the last ones (last), the teacher's
