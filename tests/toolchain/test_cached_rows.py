@@ -155,6 +155,7 @@ def test_bitwise_where_the_batches_are_alike(
 ) -> None:
     """What is kept is the teacher's own answer to a batch: to the last bit where the same rows are asked together."""
     monkeypatch.setattr(module, "BATCH_ROWS", ROWS)
+    monkeypatch.setattr(module, "SHARD_BYTES", 1 << 20)
     guide = load(teacher)
     examples = encoded(teacher, task, task.rows("train")[:ROWS], 64)
     hidden = METHODS["rail"].hidden(Setting(guide, guide, teacher, {}, 0))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
 
 SCHEMA = 1
+SCHEDULE = ("epochs", "batch", "lr", "seed")
 MAX_TOKENS = 128  # GLUE's customary length; the published scripts of the study use it too
 
 
@@ -68,38 +69,49 @@ def finetune(
     further = {"teacher": teacher, "options": options, "cached": cache_teacher is not None}
     asked = request(model, task, method, settings, max_tokens, rows, **further)
     with unfinished(out, asked, force=force, say=lambda line: say(f"{task.name}: {line}")) as staging:
-        work = staging / WORK
         guide, own = None if teacher is None else find(Path(teacher), task, seed), None
         if METHODS[method].teacher == "own" and guide is None:
-            guide = work / "teacher"
+            guide = staging / WORK / "teacher"
             own = _own_teacher(model, task, guide, settings, max_tokens, rows, say)
-        train, dev = sample(task.rows("train"), rows, seed), task.rows("dev")
-        train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
         with quiet():
-            setting = _setting(model, guide, task, asked)
-            cached = None
-            if cache_teacher is not None and guide is not None:
-                about = source(guide, task.path / task.files["train"], asked["max_tokens"])
-                hidden = METHODS[method].hidden(setting)
-                cached = cached_rows(cache_teacher, train_data, setting.guide, hidden, about, say)
-            run = Run(task, train_data, dev_data, settings, work / "snapshots", say, cached)
-            values, seconds = tune(method, METHODS[method], setting, run)
-            _save(setting.student, model, staging)
+            found = _tuned(model, guide, task, asked, staging, cache_teacher, say)
+        found["hours"] = round(found["hours"] + (own["hours"] if own else 0), 4)
         record = {
             **asked,
             "command": command,
             "own_teacher": own and {key: own[key] for key in ("sha256", "value")},
-            "value": max(values),
-            "values": values,  # after each epoch
-            "hours": round(seconds / 3600 + (own["hours"] if own else 0.0), 4),
-            "cache_hours": None
-            if cached is None
-            else round(cached.seconds / 3600, 4),  # whenever it was made
+            "value": max(found["values"]),
+            **found,
             "compression": read_record(model / "compression.json"),
             "training": read_record(model / "training.json"),
         }
         write_json(staging / "glue.json", record)
     return record
+
+
+def _tuned(
+    model: Path,
+    guide: Path | None,
+    task: Task,
+    asked: dict[str, Any],
+    staging: Path,
+    cache: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train, and save the best epoch in `staging`; what glue.json says of it: values after each epoch, hours."""
+    train, dev = sample(task.rows("train"), asked["rows"], asked["seed"]), task.rows("dev")
+    train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
+    setting, cached = _setting(model, guide, task, asked), None
+    if cache is not None and guide is not None:
+        about = source(guide, task.path / task.files["train"], asked["max_tokens"])
+        hidden = METHODS[asked["method"]].hidden(setting)
+        cached = cached_rows(cache, train_data, setting.guide, hidden, about, say)
+    settings = {key: asked[key] for key in SCHEDULE}
+    run = Run(task, train_data, dev_data, settings, staging / WORK / "snapshots", say, cached)
+    values, seconds = tune(asked["method"], METHODS[asked["method"]], setting, run)
+    _save(setting.student, model, staging)
+    asking = None if cached is None else round(cached.seconds / 3600, 4)  # of whichever run computed it
+    return {"values": values, "hours": seconds / 3600, "cache_hours": asking}
 
 
 def request(

@@ -11,7 +11,7 @@ from devices.errors import UserError
 from devices.files import read_record, refuse_existing, sha256
 from toolchain.glue import scores, summary
 from toolchain.glue.cached import cache_place
-from toolchain.glue.finetune import finetune, request
+from toolchain.glue.finetune import SCHEDULE, finetune, request
 from toolchain.glue.methods.teacher import find
 from toolchain.glue.submit import refuse_unsubmittable, submit, tell_lacking
 from toolchain.glue.tasks import Task, load_task
@@ -164,7 +164,7 @@ def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> di
 def _asked(model: Path, task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     """The request that `finetune` with these settings makes; UserError for what it would refuse."""
     given = DEFAULTS | settings
-    schedule = {key: given[key] for key in ("epochs", "batch", "lr", "seed")}
+    schedule = {key: given[key] for key in SCHEDULE}
     further = {key: settings[key] for key in ("teacher", "options") if key in settings}
     further["cached"] = given["cache_teacher"] is not None
     return request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
