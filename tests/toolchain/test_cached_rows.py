@@ -223,3 +223,22 @@ def test_seeds_share_a_cache_where_they_can(
     assert kept.asked == 64 + 2 * 16
     assert sorted(path.name for path in (tmp_path / "drawn/tone").iterdir()) == ["seed-1", "seed-2"]
     assert json.loads((tmp_path / "few/tone/seed-1/glue.json").read_text())["cached"] is True
+
+
+def test_the_command_line_takes_a_flag_or_a_folder(
+    student: Path, teacher: Path, task: Task, tmp_path: Path, main: Callable[..., Any]
+) -> None:
+    """Says the disk it takes; a damaged shard ends the command with exit 2 and one line that names it."""
+    words = ["glue", student, "--task", task.path, "--method", "rail", "--teacher", teacher, "--rows", 16]
+    words += ["--epochs", 1, "--batch", 8]
+    done = main(*words, "--cache-teacher", "--out", tmp_path / "one")
+    assert done.code == 0, done.err
+    assert "the teacher's answers to 16 rows take " in done.err and "toolchain/teachers/" in done.err
+    done = main(*words, "--cache-teacher", tmp_path / "c", "--out", tmp_path / "two")
+    assert done.code == 0, done.err
+    (tmp_path / "c/tone/00000.npy").write_bytes(b"")
+    done = main(*words, "--cache-teacher", tmp_path / "c", "--out", tmp_path / "three")
+    assert done.code == 2 and "00000.npy: damaged" in done.err.splitlines()[-1]
+    assert not (tmp_path / "three/tone").exists()
+    done = main(*words[:4], "--cache-teacher", "--out", tmp_path / "four")
+    assert done.code == 2 and "method finetune asks no teacher" in done.err

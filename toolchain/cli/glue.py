@@ -104,7 +104,7 @@ def command(
     from toolchain.glue.summary import FILE, lines
 
     def behind() -> str:
-        if next(out.rglob("checkpoint-*"), None):
+        if next(out.rglob("unfinished/snapshots/*/checkpoint-*"), None):
             return "the same command goes on from the last finished epoch"
         done = not force and any(next(out.glob(form), None) for form in ("*/glue.json", "*/seed-*/glue.json"))
         return "the same command goes on behind the tasks that are finished" if done else ""

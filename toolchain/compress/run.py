@@ -85,7 +85,7 @@ def compress(
         "seed": seed,
         "training": asdict(training) if training else None,
     }
-    about = {"name": teacher_name(teacher), "sha256": identity(folder)}
+    about: dict[str, Any] = {"name": teacher_name(teacher), "sha256": identity(folder)}
     about |= {"layers": arch.layers, "parameters": parameters(arch)}
     request = {"teacher": about, "corpus": corpus and corpus.sha256, "config": config}
     with unfinished(out, request, force=force, say=say) as staging:

@@ -58,7 +58,7 @@ def cached_rows(
     import numpy as np
 
     ids = [example["input_ids"] for example in examples]
-    labels, width = teacher.config.num_labels, teacher.config.hidden_size
+    labels, width = int(teacher.config.num_labels or 0), teacher.config.hidden_size
     fields: list[tuple[str, str, tuple[int, ...]]] = [("logits", "<f4", (labels,))]
     if hidden is not None:
         fields.append(("hidden", "<f4", (len(hidden.layers), width)))

@@ -66,8 +66,10 @@ def finetune(
 
     model, out = Path(model), Path(out)
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    further = {"teacher": teacher, "options": options, "cached": cache_teacher is not None}
-    asked = request(model, task, method, settings, max_tokens, rows, **further)
+    cached = cache_teacher is not None
+    asked = request(
+        model, task, method, settings, max_tokens, rows, teacher=teacher, options=options, cached=cached
+    )
     with unfinished(out, asked, force=force, say=lambda line: say(f"{task.name}: {line}")) as staging:
         guide, own = None if teacher is None else find(Path(teacher), task, seed), None
         if METHODS[method].teacher == "own" and guide is None:

@@ -165,9 +165,9 @@ def _asked(model: Path, task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     """The request that `finetune` with these settings makes; UserError for what it would refuse."""
     given = DEFAULTS | settings
     schedule = {key: given[key] for key in SCHEDULE}
-    further = {key: settings[key] for key in ("teacher", "options") if key in settings}
-    further["cached"] = given["cache_teacher"] is not None
-    return request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
+    further = {key: given[key] for key in ("teacher", "options")}
+    asked = model, task, given["method"], schedule, given["max_tokens"], given["rows"]
+    return request(*asked, **further, cached=given["cache_teacher"] is not None)
 
 
 def _refuse_in_the_way(plan: Plan, done: dict[tuple[str, int], dict[str, Any]]) -> None:

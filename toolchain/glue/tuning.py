@@ -159,7 +159,9 @@ def collate(run: Run, pad_id: int, examples: list[dict[str, Any]]) -> "dict[str,
     if run.cached is not None and "row" in examples[0]:
         records = np.stack([run.cached[example["row"]] for example in examples])
         names = {"logits": TOLD, "hidden": STATES}
-        batch |= {names[field]: torch.from_numpy(records[field].copy()) for field in records.dtype.names}
+        batch |= {
+            names[field]: torch.from_numpy(records[field].copy()) for field in records.dtype.fields or ()
+        }
     return batch
 
 
