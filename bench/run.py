@@ -21,12 +21,15 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class TaskRows:
-    """A labelled task's rows (text, second text or None) and how logits [rows, labels] become its metric."""
+    """A labelled task's rows (text, second text or None) and how logits [rows, labels] become its metrics.
+
+    `score` gives them by name; `metric` names the one that stands for the task.
+    """
 
     name: str
     metric: str
     rows: Sequence[tuple[str, str | None]]
-    score: Callable[[list[list[float]]], float]
+    score: Callable[[list[list[float]]], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,7 @@ def _quality(artifact: Artifact, chosen: Settings, corpus: dict[str, str] | None
     elif artifact.kind == "classifier" and chosen.task is not None:
         task = chosen.task
         answer = ask({"action": "predict", **request, "rows": task.rows}, str(artifact.path))
-        value = task.score(answer["logits"])
-        found["task"] = {"name": task.name, "metric": task.metric, "value": value, "rows": len(task.rows)}
+        values = task.score(answer["logits"])
+        headline = {"metric": task.metric, "value": values[task.metric]}
+        found["task"] = {"name": task.name, **headline, "metrics": values, "rows": len(task.rows)}
     return found

@@ -89,10 +89,7 @@ def export(
     """
     checkpoint, out = Path(checkpoint), Path(out)
     find_recipe(recipe)
-    if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
-    if out.resolve() in checkpoint.resolve().parents:
-        raise UserError(f"{out}: holds the checkpoint; choose another --out")
+    _refuse_overlap(checkpoint, out)
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
     known = None if fallback.is_needed(opened.config) else check(opened)
@@ -115,6 +112,14 @@ def export(
         manifest |= verify(Subject(artifact, opened, arch, chosen, sources), name, checks, progress)
         manifest["seconds"] = seconds | manifest["seconds"]
         return seal(staging, manifest)
+
+
+def _refuse_overlap(checkpoint: Path, out: Path) -> None:
+    """UserError where writing `out` would touch the checkpoint's own folder."""
+    if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
+    if out.resolve() in checkpoint.resolve().parents:
+        raise UserError(f"{out}: holds the checkpoint; choose another --out")
 
 
 def _write(
