@@ -13,8 +13,8 @@ import pytest
 from devices.errors import UserError
 from toolchain.study.engine import begin, walk_stages
 from toolchain.study.estimate import costs
-from toolchain.study.spec import read_study
-from toolchain.study.stages import arguments, check_options, keys, places
+from toolchain.study.spec import Stage, read_study
+from toolchain.study.stages import arguments, check_options, finished, keys, places
 from toolchain.study.tables import Cell, Figure, check_tables, difference, fill, order, to_markdown
 
 GRID = """
@@ -386,3 +386,16 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     """A study that is not there is one line."""
     with pytest.raises(UserError, match="no such file"):
         read_study(tmp_path / "no.toml")
+
+
+def test_a_stage_with_seeds_left_is_not_finished(tmp_path: Path) -> None:
+    """glue.json is written after each seed: a stage that was killed behind the first goes on with the others."""
+    stage = Stage("tuned", "glue", "tuned", "student", {"task": "sst2,cola", "seeds": "1,2"}, ())
+    file = tmp_path / "glue.json"
+    states = []
+    for runs in ({"sst2": 1}, {"sst2": 2}, {"sst2": 2, "cola": 1}, {"sst2": 2, "cola": 2}):
+        tasks = {name: {"seeds": [1, 2], "runs": [{}] * done} for name, done in runs.items()}
+        file.write_text(json.dumps({"schema": 1, "kind": "glue", "tasks": tasks}))
+        states.append(finished(stage, tmp_path))
+    assert states == [False, False, False, True]
+    assert not finished(stage, tmp_path / "nowhere")

@@ -37,7 +37,7 @@ def begin(study: Study, places: dict[str, Path]) -> Walk:
     """The walk before its first step: what an earlier one finished is cached."""
     walk = Walk(study, places)
     for name, stage in study.stages.items():
-        walk.states[name] = CACHED if finished(stage.kind, places[name]) else WAITING
+        walk.states[name] = CACHED if finished(stage, places[name]) else WAITING
     return walk
 
 
@@ -134,7 +134,7 @@ def _start(
 
 def _end(walk: Walk, name: str, code: int, changed: Callable[[str], object]) -> None:
     walk.seconds[name] = time.monotonic() - walk.since[name]
-    there = code == 0 and finished(walk.study.stages[name].kind, walk.places[name])
+    there = code == 0 and finished(walk.study.stages[name], walk.places[name])
     walk.states[name] = DONE if there else FAILED
     if there:  # another stage of this study may be the same command under another name
         for twin, place in walk.places.items():

@@ -81,7 +81,7 @@ def _write(study: Study, states: dict[str, str], stages: dict[str, Path], out: P
 
 def _refuse_full(study: Study, out: Path, cost: dict[str, Cost], stages: dict[str, Path]) -> None:
     """UserError where the disk has less than what is still to be written."""
-    need = sum(cost[n].bytes for n, s in study.stages.items() if not finished(s.kind, stages[n]))
+    need = sum(cost[n].bytes for n, s in study.stages.items() if not finished(s, stages[n]))
     there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if need > free:
@@ -103,7 +103,7 @@ def dry(
     speed = rate()
     hours, size = 0.0, 0
     for name, stage in study.stages.items():
-        there = finished(stage.kind, stages[name])
+        there = finished(stage, stages[name])
         found = cost[name]
         seconds = 0.0 if there else found.seconds(speed, jobs)
         hours, size = hours + seconds / 3600, size + (0 if there else found.bytes)

@@ -136,16 +136,22 @@ def places(study: Study, store: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     by_key: dict[str, Path] = {}
     for name, key in keys(study).items():
-        kind = study.stages[name].kind
-        home = store / kind / key[:16]
-        ready = [path for path in sorted(home.glob("[!.]*")) if finished(kind, path)]
+        stage = study.stages[name]
+        home = store / stage.kind / key[:16]
+        ready = [path for path in sorted(home.glob("[!.]*")) if finished(stage, path)]
         found[name] = by_key.setdefault(key, ready[0] if ready else home / name)
     return found
 
 
-def finished(kind: str, folder: Path) -> bool:
-    """Whether the command went through: its last file stands there."""
-    return any(True for _ in folder.glob(MARKS[kind]))
+def finished(stage: Stage, folder: Path) -> bool:
+    """Whether the command went through: its last file stands there, and glue's has every seed of every task."""
+    if stage.kind != "glue" or not (folder / MARKS["glue"]).is_file():
+        return any(True for _ in folder.glob(MARKS[stage.kind]))
+    from toolchain.glue.summary import read_summary
+
+    tasks = read_summary(folder)["tasks"].values()
+    whole = [task for task in tasks if len(task["runs"]) == len(task["seeds"])]
+    return len(whole) == len(tasks) >= len(str(stage.options["task"]).split(","))
 
 
 def describe(stage: Stage) -> str:

@@ -61,7 +61,7 @@ def figures(study: Study, places: dict[str, Path]) -> list[Figure]:
     """Every figure in the folders of the study's finished stages."""
     found = []
     for name, stage in study.stages.items():
-        if finished(stage.kind, places[name]):
+        if finished(stage, places[name]):
             found += READERS.get(stage.kind, _nothing)(stage, places[name])
     return found
 
