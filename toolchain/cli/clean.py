@@ -79,7 +79,9 @@ def table(report: dict[str, Any], out: Path) -> str:
             f"{_share(found, total, 'characters'):>26}"
         )
         lines += [f"    {example[:90]}" for example in found.get("examples", [])[:1]]
-    took = "" if report["seconds"] is None else f" in {report['seconds']:.0f} s"  # null where a run was resumed
+    took = (
+        "" if report["seconds"] is None else f" in {report['seconds']:.0f} s"
+    )  # null where a run was resumed
     return "\n".join([*lines, f"{out}: {report['kept']['documents']:,} documents{took}"])
 
 

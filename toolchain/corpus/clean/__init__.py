@@ -172,7 +172,9 @@ def _run(work: Path, cut: list[Part], rules: tuple[str, ...], where: dict[str, A
             process.kill()
             process.wait()
             raise
-    answer: dict[str, Any] = json.loads(said[-1]) if said else {"error": _last_words(work, process.returncode)}
+    answer: dict[str, Any] = (
+        json.loads(said[-1]) if said else {"error": _last_words(work, process.returncode)}
+    )
     if answer.get("errno"):
         raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["file"] or None)
     if answer.get("text"):
