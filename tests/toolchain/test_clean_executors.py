@@ -14,9 +14,23 @@ from toolchain import corpus
 pytest.importorskip("datatrove")
 
 sys.path.insert(0, str(Path(__file__).parent))
-import slurm  # noqa: E402
+import standin_slurm as slurm
 
-WORDS = "the of and that with to model reads line words keeps where nothing speaks against".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "that",
+    "with",
+    "to",
+    "model",
+    "reads",
+    "line",
+    "words",
+    "keeps",
+    "where",
+    "speaks",
+]
 
 
 @pytest.fixture
