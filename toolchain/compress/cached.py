@@ -82,12 +82,7 @@ def cached_teacher(
         UserError: a folder that holds something else or another teacher's cache, a damaged shard, too
             small a disk, more tokens to keep than the vocabulary has.
     """
-    if about["top"] >= about["vocabulary"]:
-        raise UserError(f"--cache-top {about['top']}: the vocabulary has {about['vocabulary']}; keep fewer")
-    named = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder("teachers", named) if place == AUTO else Path(place)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, and --cache-teacher names a folder; choose another")
+    folder = _place(place, about)
     index = _index(folder, about)
     per = max(-(-SHARD_TOKENS // about["window"]), -(-len(blocks) // SHARDS))
     missing = _missing(folder, index, range(-(-len(blocks) // per)))
@@ -97,20 +92,39 @@ def cached_teacher(
     return CachedTeacher([_opened(folder / file) for file in sorted(index["shards"])], per, index["seconds"])
 
 
+def refuse_cache(place: str, top: int, temperature: float, vocab: int) -> None:
+    """UserError for a cache that could not be made or read, by what is known before any text is."""
+    about = {"vocabulary": vocab, "top": top, "temperature": temperature}
+    _index(_place(place, about), about)
+
+
+def _place(place: str, about: dict[str, Any]) -> Path:
+    """The cache's folder; UserError for a file, and for more tokens to keep than the vocabulary has."""
+    if about["top"] >= about["vocabulary"]:
+        raise UserError(f"--cache-top {about['top']}: the vocabulary has {about['vocabulary']}; keep fewer")
+    named = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder("teachers", named) if place == AUTO else Path(place)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and --cache-teacher names a folder; choose another")
+    return folder
+
+
 def _index(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The index that is there, or a fresh one; UserError where the folder is of something else."""
+    """The index that is there, or a fresh one; UserError where the folder is of something else than `about`."""
     fresh = {"about": about, "seconds": 0.0, "shards": {}}
     if not folder.is_dir() or not any(folder.iterdir()):
         return fresh
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder}: holds something that is no teacher's cache; name another --cache-teacher")
     index = read_json(folder / INDEX, "what a teacher's cache holds")
-    if index.get("about") != about or index.keys() != fresh.keys():
-        other = ", ".join(dict.fromkeys(differences(index.get("about", {}), about))) or "which cannot be read"
-        raise UserError(
-            f"{folder}: a cache of something else ({other}); name another folder, or none: --cache-teacher alone"
-        )
-    return index
+    found = index.get("about", {})
+    if about.items() <= found.items() and index.keys() == fresh.keys():
+        return index
+    other = ", ".join(dict.fromkeys(differences({key: found.get(key) for key in about}, about)))
+    hint = "name another folder, or none: --cache-teacher alone"
+    if found.get("temperature", about["temperature"]) != about["temperature"]:
+        hint = f"give --temperature {found['temperature']} as it has, {hint}"
+    raise UserError(f"{folder}: a cache of something else ({other or 'which cannot be read'}); {hint}")
 
 
 def _missing(folder: Path, index: dict[str, Any], shards: range) -> list[int]:
