@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,12 @@ def isa() -> list[str] | None:
     return [name for name in (*ISA_X86, *ISA_ARM) if name in flags] if flags else None
 
 
-def has_vnni() -> bool:
-    """Whether sums of int8 products are exact here: ARM, or x86 with a VNNI instruction set.
+def exact_int8(found: Collection[str]) -> bool:
+    """Whether sums of int8 products are exact with these instruction sets: ARM's, or x86's VNNI.
 
-    Other x86 processors add two of them in 16 bits and saturate; where nothing is known, so is this assumed.
+    Other x86 processors add two products in 16 bits and saturate (devices/session.py tries it).
     """
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return True
-    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(isa() or ()))
+    return bool({"asimd", "avx512_vnni", "avx_vnni", "amx_int8"} & set(found))
 
 
 def cpu_model() -> str | None:

@@ -1,7 +1,7 @@
 """`export`: a checkpoint folder in, an artifact folder out, or nothing."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ def export(
     out: Path,
     recipe: str = "fp32",
     *,
+    isa: Collection[str] | None = None,
     force: bool = False,
     parity: bool = True,
     calibration_text: Path | None = None,
@@ -58,6 +59,7 @@ def export(
 
     Decoder or classifier is decided by what the checkpoint is; an architecture whose graph this project does
     not write is traced (export/fallback.py). What ONNX Runtime runs is inspected (export/inspection.py).
+    `isa` are the target's instruction sets (devices/machine.py), by which one of two int8 kernels may be taken.
     `calibration_text` is a UTF-8 file for recipes that smooth or use GPTQ: text like that of use, and none that
     anything is measured on. Without it nothing is smoothed, and a decoder's GPTQ is calibrated on what the model
     writes itself; a classifier without it, and a traced graph, have their weights rounded to nearest.
@@ -87,14 +89,11 @@ def export(
     """
     checkpoint, out = Path(checkpoint), Path(out)
     find_recipe(recipe)
-    if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
-    if out.resolve() in checkpoint.resolve().parents:
-        raise UserError(f"{out}: holds the checkpoint; choose another --out")
+    _refuse_overlap(checkpoint, out)
     refuse_existing(out, force)
     opened = open_checkpoint(checkpoint)
     known = None if fallback.is_needed(opened.config) else check(opened)
-    chosen = recipe_for(recipe, known.kind) if known else fallback.recipe_of(opened.config, recipe)
+    chosen = recipe_for(recipe, known.kind, isa) if known else fallback.recipe_of(opened.config, recipe)
     name = identity(checkpoint)
     with staged(out, force=force) as staging:
         start = monotonic()
@@ -113,6 +112,14 @@ def export(
         manifest |= verify(Subject(artifact, opened, arch, chosen, sources), name, checks, progress)
         manifest["seconds"] = seconds | manifest["seconds"]
         return seal(staging, manifest)
+
+
+def _refuse_overlap(checkpoint: Path, out: Path) -> None:
+    """UserError where writing `out` would touch the checkpoint's own folder."""
+    if checkpoint.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out}: is the checkpoint itself or lies in it; choose another --out")
+    if out.resolve() in checkpoint.resolve().parents:
+        raise UserError(f"{out}: holds the checkpoint; choose another --out")
 
 
 def _write(

@@ -4,12 +4,13 @@ A file NAME.toml adds one of a user's own: `base = "int4"`, and the fields that 
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError, unknown
+from devices.machine import exact_int8
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Recipe:
     block, exact and fastest at one row. `rows`: int8 GEMM with one scale per row of activations and one per
     column of weights, twice as fast at many rows (prompts, classification), less exact. `weight_top` is the
     largest level of its weights: 127, or 63 where a processor without VNNI would saturate at more; `needs`
-    names what a device must have (devices/machine.py checks it). `classifier` names the recipe that takes
-    this one's place for a classifier. `batch_invariant`: a token's logits are the same, but for float noise,
-    whether it runs alone or with the tokens before it, which a draft needs (devices/draft.py).
+    names what a device must have (devices/session.py tries it). `classifier` names the recipe that takes
+    this one's place for a classifier, `exact` the one for a device that is known not to saturate.
+    `batch_invariant`: a token's logits are the same, but for float noise, whether it runs alone or with the
+    tokens before it, which a draft needs (devices/draft.py).
 
     `symmetric` leaves out zero points. `search` tries several scales for each block
     and keeps the one with the least squared error. `accuracy_level` is MatMulNBits': 4 computes in int8.
@@ -49,6 +51,7 @@ class Recipe:
     weight_top: int = 127
     needs: str | None = None
     classifier: str | None = None
+    exact: str | None = None
     batch_invariant: bool = False
     smooth: float = 0.0
     method: str = "rtn"
@@ -118,6 +121,7 @@ RECIPES: dict[str, Recipe] = {
         head_bits=8,
         kernel="rows",
         weight_top=63,
+        exact="int8-vnni",
         smooth=0.5,
     ),
     "int8-vnni": Recipe(
@@ -190,7 +194,13 @@ def _read(path: Path) -> Recipe:
         if key not in known:
             raise unknown("recipe field", key, known)
         _check(path, key, value)
-    given = {"name": path.stem, "description": f"{base.name} with changes", "classifier": None, **found}
+    given = {
+        "name": path.stem,
+        "description": f"{base.name} with changes",
+        "classifier": None,
+        "exact": None,
+        **found,
+    }
     return replace(base, **given)
 
 
@@ -213,7 +223,14 @@ def _check(path: Path, key: str, value: Any) -> None:
         raise UserError(f"{path}: {key} must be a text, found {value!r}")
 
 
-def recipe_for(name: str, kind: str) -> Recipe:
-    """The recipe `name` means for a `decoder` or `classifier`."""
+def recipe_for(name: str, kind: str, isa: Collection[str] | None = None) -> Recipe:
+    """The recipe `name` means for a `decoder` or `classifier` on a device with the instruction sets `isa`.
+
+    None where they are not known: what runs everywhere is chosen. UserError for a recipe that the device cannot run.
+    """
     chosen = find_recipe(name)
-    return find_recipe(chosen.classifier) if kind == "classifier" and chosen.classifier else chosen
+    chosen = find_recipe(chosen.classifier) if kind == "classifier" and chosen.classifier else chosen
+    exact = isa is not None and exact_int8(isa)
+    if chosen.needs and isa is not None and not exact:
+        raise UserError(f"recipe {chosen.name}: the device has no VNNI and would saturate; use int8-dynamic")
+    return find_recipe(chosen.exact) if exact and chosen.exact else chosen

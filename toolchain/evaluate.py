@@ -41,7 +41,7 @@ def evaluate(
     the default) in the first `blocks` windows of `window` tokens (all of them; 512 or the model's positions),
     side by side or `stride` tokens apart (bench/quality.py: `sliding`), beside it word perplexity and bits per
     byte, which do not depend on the tokenizer.
-    A classifier's metric is taken on the dev rows of `task` (the one it was made for), found below `data`.
+    A classifier's metrics are taken on the dev rows of `task` (the one it was made for), found below `data`.
 
     Raises:
         UserError: nothing there that can be evaluated, a text shorter than one window, a task that is not
@@ -162,8 +162,8 @@ def find_task(found: Subject, name: str | None, data: Path | None) -> "Task":
 
 
 def _task(found: Subject, name: str | None, data: Path | None) -> dict[str, Any]:
-    """The result's `task`: the metric over all dev rows."""
-    from toolchain.glue.metrics import decide, score
+    """The result's `task`: its metric over all dev rows, and all of its metrics, that one first."""
+    from toolchain.glue.metrics import decide, scores
 
     task = find_task(found, name, data)
     rows = task.rows("dev")
@@ -173,8 +173,9 @@ def _task(found: Subject, name: str | None, data: Path | None) -> dict[str, Any]
         raise UserError(
             f"{found.path}: gives {logits.shape[1]} scores a row, task {task.name} needs {columns}"
         )
-    value = score(task.metric, decide(task.problem, logits), [row.label for row in rows])
-    return {"name": task.name, "metric": task.metric, "value": value, "rows": len(rows)}
+    values = scores(task.metrics, decide(task.problem, logits), [row.label for row in rows])
+    headline = {"metric": task.metric, "value": values[task.metric]}
+    return {"name": task.name, **headline, "metrics": values, "rows": len(rows)}
 
 
 def _check_labels(found: Subject, task: "Task", made_for: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from toolchain.glue.tasks import load_task
 TASK = """\
 name = "tone"
 metric = "accuracy"
+also = ["f1"]
 labels = ["no", "yes"]
 
 [columns]

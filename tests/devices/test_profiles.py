@@ -2,7 +2,7 @@
 
 import pytest
 
-from devices import profiles
+from devices import machine, profiles
 from devices.errors import UserError
 
 
@@ -53,3 +53,13 @@ def test_a_profile_that_is_not_there_is_one_line(tmp_path):
     """A path to nothing says so."""
     with pytest.raises(UserError, match="no such file"):
         profiles.load(str(tmp_path / "none.toml"))
+
+
+def test_a_target_names_its_instruction_sets(tmp_path):
+    """Export picks a kernel by a profile's isa, by looking at this machine for `local`, and says where it cannot."""
+    assert "asimddp" in profiles.target_isa("raspberry-pi-5")
+    assert set(profiles.target_isa("local")) == set(machine.isa() or ())
+    mine = tmp_path / "mine.toml"
+    mine.write_text('kind = "ssh"\ndescription = "d"\nhost = "h"\n')
+    with pytest.raises(UserError, match="its profile has no isa"):
+        profiles.target_isa(str(mine))

@@ -289,3 +289,25 @@ def test_the_command(gpt2_checkpoint, tmp_path, cli):
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     done = cli("export", gpt2_checkpoint, "--out", tmp_path / "a")
     assert done.returncode == 2 and "--force" in done.stderr
+
+
+def test_the_device_picks_the_kernel(classifier_checkpoint, tmp_path, cli):
+    """--device takes 8-bit rows for a processor that does not saturate; an unknown device is one line."""
+    done = cli(
+        "export",
+        classifier_checkpoint,
+        "--out",
+        tmp_path / "a",
+        "--int8",
+        "--device",
+        "cortex-a72",
+        "--no-parity",
+    )
+    assert done.returncode == 0, done.stderr
+    assert open_artifact(tmp_path / "a").manifest["recipe"]["name"] == "int8-vnni"
+    done = cli("export", classifier_checkpoint, "--out", tmp_path / "b", "--int8", "--device", "cortex-a77")
+    assert done.returncode == 2 and "did you mean cortex-a7" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "b").exists()
+    options = ("--recipe", "int8-vnni", "--device", "x86-mini-pc")
+    done = cli("export", classifier_checkpoint, "--out", tmp_path / "b", *options)
+    assert done.returncode == 2 and "use int8-dynamic" in done.stderr and not (tmp_path / "b").exists()

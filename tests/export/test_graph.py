@@ -6,8 +6,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from devices.machine import has_vnni
 from devices.runtime import Decoder
+from devices.session import saturates
 from export.architecture import check
 from export.builder import LARGE, PAGE, Builder, typed, value
 from export.checkpoint import Checkpoint, open_checkpoint
@@ -197,7 +197,7 @@ def slow_rows(x, weight, top):
 def test_int8_by_rows_is_integer_arithmetic(tmp_path, top):
     """The row-wise product equals exact integers times two scales, at any processor if weights have 7 bits;
     a row of zeros gives the bias, and no row depends on another."""
-    if top == 127 and not has_vnni():
+    if top == 127 and saturates():
         pytest.skip("without VNNI 8-bit weights saturate, which is why there are 7-bit ones")
     weight = RNG.uniform(-1, 1, (48, 64)).astype(np.float32)
     bias = RNG.normal(size=48).astype(np.float32)

@@ -49,3 +49,37 @@ def test_a_classifier_gets_the_recipe_for_classifiers():
     assert recipe_for("int8", "classifier").kernel == "rows"
     assert recipe_for("int8", "classifier").weight_top == 63  # right on any processor
     assert recipe_for("fp32", "classifier") == RECIPES["fp32"]
+
+
+VNNI, AVX2, ARM = ["avx2", "avx512f", "avx512_vnni"], ["avx2", "fma"], ["asimd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "isa", "chosen"),
+    [
+        ("int8", "classifier", VNNI, "int8-vnni"),
+        ("int8", "classifier", ARM, "int8-vnni"),
+        ("int8", "classifier", AVX2, "int8-dynamic"),
+        ("int8", "classifier", [], "int8-dynamic"),
+        ("int8-dynamic", "decoder", ARM, "int8-vnni"),
+        ("int8", "decoder", VNNI, "int8"),
+        ("int4", "classifier", VNNI, "int4"),
+    ],
+)
+def test_the_target_decides_between_two_kernels(name, kind, isa, chosen):
+    """8-bit weights where the device does not saturate, 7-bit where it does or nothing is known; else the same."""
+    assert recipe_for(name, kind, isa).name == chosen
+
+
+def test_a_recipe_that_the_target_cannot_run_is_refused():
+    """8-bit weights for a processor that saturates: one line that names the recipe for it."""
+    with pytest.raises(UserError, match="would saturate; use int8-dynamic"):
+        recipe_for("int8-vnni", "decoder", AVX2)
+    assert recipe_for("int8-vnni", "decoder").name == "int8-vnni"  # nothing is known: the device finds out
+
+
+def test_a_recipe_of_ones_own_stays_as_it_is(tmp_path):
+    """What a file says is not exchanged for a shipped recipe, whatever the target."""
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "int8-dynamic"\nsmooth = 0.3\n')
+    assert recipe_for(str(path), "classifier", VNNI).name == "mine"

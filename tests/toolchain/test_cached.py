@@ -62,7 +62,7 @@ def test_the_cache_holds_the_teacher_s_own_numbers(teacher: Path, tmp_path: Path
         np.testing.assert_allclose(np.exp(values.astype(float)).sum(-1), 1.0, atol=4e-3)
     files = sorted(path.name for path in (tmp_path / "c").iterdir())
     assert files == ["00000.npy", "00001.npy", "00002.npy", "index.json"]
-    size = sum(shard.nbytes for shard in made.shards)
+    size = sum(shard.nbytes for shard in made.kept.shards)
     assert size == 7 * 16 * (5 * 2 + 6 * 2)
     assert f"take {size / 1e6:,.1f} MB in {tmp_path / 'c'} (" in said[0]
 
@@ -89,7 +89,9 @@ def test_a_stopped_computation_goes_on_with_the_missing_shards(teacher: Path, tm
     made = cached_teacher(str(tmp_path), about(of), of, lambda: Asked(99), silent)  # type: ignore[arg-type,return-value]
     assert asked == [2, 1, 2, 1, 1]
     again = cached_teacher(str(tmp_path), about(of), of, lambda: pytest.fail("asked again"), silent)
-    assert all(np.array_equal(one, other) for one, other in zip(made.shards, again.shards, strict=True))
+    assert all(
+        np.array_equal(one, other) for one, other in zip(made.kept.shards, again.kept.shards, strict=True)
+    )
     assert not list(tmp_path.glob("*partial*"))
 
 

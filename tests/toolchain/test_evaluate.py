@@ -17,6 +17,7 @@ from toolchain.judge import judge
 TASK = """\
 name = "tone"
 metric = "accuracy"
+also = ["f1"]
 labels = ["no", "yes"]
 
 [columns]
@@ -159,21 +160,30 @@ def test_artifact_and_checkpoint_are_measured_alike(pair, corpus_file):
     assert values[0] == pytest.approx(values[1], rel=1e-3)
 
 
-def test_a_tasks_metric_is_measured_alike(classifiers, task):
-    """Classifier checkpoint and artifact give the same figure on all dev rows, on logits that agree."""
+def test_a_tasks_metrics_are_measured_alike(classifiers, task, main):
+    """Checkpoint and artifact give the same figures on all dev rows, the task's own first, on logits that agree."""
+    from sklearn.metrics import f1_score
+
     from toolchain.subject import open_subject
 
     made = [evaluate(path, task=str(task.path))["quality"] for path in classifiers]
     assert made[0] == made[1]
     assert made[0]["perplexity"] is None
-    assert {**made[0]["task"], "value": None} == {
+    found = made[0]["task"]
+    assert {**found, "value": None, "metrics": None} == {
         "name": "tone",
         "metric": "accuracy",
         "value": None,
+        "metrics": None,
         "rows": 20,
     }
+    assert list(found["metrics"]) == ["accuracy", "f1"] and found["metrics"]["accuracy"] == found["value"]
     logits = [open_subject(path).classify(task.rows("dev")) for path in classifiers]
     np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+    slow = f1_score([row.label for row in task.rows("dev")], logits[0].argmax(-1), zero_division=0)
+    assert found["metrics"]["f1"] == pytest.approx(slow)
+    done = main("evaluate", classifiers[0], "--task", task.path)
+    assert f"accuracy {found['value']:.3f}, f1 {slow:.3f} on 20 dev rows of tone" in done.out
 
 
 def test_the_result_says_what_was_measured(pair, corpus_file, tmp_path):

@@ -202,9 +202,50 @@ def test_a_loss_that_is_no_number_stops_at_its_step(small, task, tmp_path, monke
         return model(**batch).loss * (float("nan") if len(calls) == 3 else 1.0)
 
     monkeypatch.setitem(METHODS, "finetune", replaced(spoiled))
-    with pytest.raises(UserError, match="task tone: the loss is nan at epoch 1, step 3; lower --lr"):
+    with pytest.raises(
+        UserError, match=r"task tone: the loss is nan at epoch 1, step 3; no epoch was .*lower --lr"
+    ):
         finetune(small["gpt2"], task, tmp_path / "out", epochs=1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["finetune", "annealing", "rail", "mate"])
+def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(name, small, task, tmp_path, monkeypatch):
+    """Exit 2 with step and epoch; the same call goes on behind it and ends with an undisturbed run's bytes."""
+    finetune(small["gpt2"], task, tmp_path / "teacher", epochs=1, rows=16)
+    taught = {"method": name, "teacher": tmp_path / "teacher"} if name != "finetune" else {}
+    settings = {"epochs": 3, "rows": 32, "batch": 8, "lr": 1e-3, **taught}
+    finetune(small["gpt2"], task, tmp_path / "whole", **settings)
+    good, calls = METHODS[name], []
+
+    def spoiled(build):
+        def built(setting):
+            stage = build(setting)
+
+            def loss(*args):
+                calls.append(1)
+                return stage.loss(*args) * (float("nan") if len(calls) == 11 else 1.0)
+
+            return dataclasses.replace(stage, loss=loss)
+
+        return built
+
+    spec = dataclasses.replace(good, stages=tuple(map(spoiled, good.stages)))
+    monkeypatch.setitem(METHODS, name, spec)
+    with pytest.raises(
+        UserError, match=r"the loss is nan at epoch 3, step .*the last good epoch is kept"
+    ) as caught:
+        finetune(small["gpt2"], task, tmp_path / "cut", **settings)
+    assert str(tmp_path / ".cut.staging/unfinished/snapshots") in str(caught.value)
+    assert not (tmp_path / "cut").exists()
+    with pytest.raises(UserError, match=r"of another request .*lr 0.001, now 0.002"):
+        finetune(small["gpt2"], task, tmp_path / "cut", **{**settings, "lr": 2e-3})
+    said, before = [], len(calls)
+    record = finetune(small["gpt2"], task, tmp_path / "cut", say=said.append, **settings)
+    assert len(calls) == before + 4  # the steps of the third epoch alone
+    assert len(record["values"]) == 3 and sum("epoch" in line and "dev" in line for line in said) == 1
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"teacher", "whole", "cut"}
 
 
 def test_an_interrupt_leaves_nothing(small, task, tmp_path, monkeypatch):

@@ -238,19 +238,23 @@ def test_other_vocabularies_are_refused(
         train(student, tmp_path, Training(objective="logits", corpus=str(corpus_file), **FEW), other)
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "distill --cache-teacher"])
 def test_two_processes_give_the_curve_of_one(
-    gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path
+    kind: str, gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
-    """`accelerate launch` with two CPU processes: the same losses within float noise at the same global batch."""
+    """`accelerate launch` with two CPU processes: the same losses within float noise at the same global batch.
+
+    A teacher's cache is computed by the first process, and both read the rows that are theirs of it.
+    """
     curves = []
     for launcher in (
         [],
         ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
     ):
         out = tmp_path / f"out{len(launcher)}"
-        options = (
-            f"--layers 2 --train pretrain --corpus {corpus_file} --steps 6 --window 16 --batch 4 --lr 1e-3"
-        )
+        cache = f" {tmp_path / f'cache{len(launcher)}'}" if "cache" in kind else ""
+        options = f"--layers 2 --corpus {corpus_file} --steps 6 --window 16 --batch 4 --lr 1e-3"
+        options += f" --train {kind}{cache}"
         module = ["--module", "toolchain"] if launcher else ["-m", "toolchain"]
         done = subprocess.run(
             [
@@ -274,6 +278,9 @@ def test_two_processes_give_the_curve_of_one(
         curves.append([loss for _, loss in record["losses"]] + [record["perplexity"]["after"]])
     assert len(curves[0]) == 7
     np.testing.assert_allclose(curves[0], curves[1], rtol=2e-4)
+    shards = [sorted(tmp_path.glob(f"cache{n}/*.npy")) for n in (0, len(launcher))]
+    assert bool(shards[0]) == ("cache" in kind)
+    assert [file.read_bytes() for file in shards[0]] == [file.read_bytes() for file in shards[1]]
 
 
 def test_several_gpus_without_a_launcher_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

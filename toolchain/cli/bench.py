@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from toolchain.cli.evaluate import figure
+from toolchain.cli.evaluate import figure, metrics
 
 
 @click.command()
@@ -29,7 +29,7 @@ from toolchain.cli.evaluate import figure
     "--window", type=click.IntRange(min=2), help="Tokens a window.  [default: 512, or the model's positions]"
 )
 @click.option("--blocks", type=click.IntRange(min=1), help="Only the first so many windows.  [default: all]")
-@click.option("--task", metavar="NAME", help="Labelled task to take a classifier's metric on (dev rows).")
+@click.option("--task", metavar="NAME", help="Labelled task to take a classifier's metrics on (dev rows).")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder that holds the tasks' folders.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of tokens and order.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON list.")
@@ -117,7 +117,7 @@ def _scaled(spread: dict[str, Any] | None, key: str, factor: float, digits: int)
 
 def _quality(quality: dict[str, Any]) -> str:
     if quality["task"]:
-        return f"{quality['task']['metric']} {quality['task']['value']:.3f}"
+        return metrics(quality["task"])
     if quality["perplexity"]:
         return f"perplexity {figure(quality['perplexity']['value'])}"
     return ""

@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Say how good MODEL is, a checkpoint or an artifact: both see the same tokens in the same windows.
 
-    A decoder's perplexity is taken on a text, a classifier's metric on a labelled task's dev rows.
+    A decoder's perplexity is taken on a text, a classifier's metrics on a labelled task's dev rows.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def sentence(result: dict[str, Any]) -> str:
     """The result in a line of plain words."""
     name, quality = result["subject"]["name"], result["quality"]
     if task := quality["task"]:
-        return f"{name}: {task['metric']} {task['value']:.3f} on {task['rows']} dev rows of {task['name']}"
+        return f"{name}: {metrics(task)} on {task['rows']} dev rows of {task['name']}"
     found = quality["perplexity"]
     cut = f"{found['tokens']} tokens in {found['blocks']} windows of {found['window']}"
     if found["stride"]:
@@ -74,6 +74,11 @@ def sentence(result: dict[str, Any]) -> str:
         f"{name}: perplexity {figure(found['value'])} a token, {figure(found['word_perplexity'])} a word, "
         f"{bits(found['bits_per_byte'])} on {found['corpus']['name']} ({cut})"
     )
+
+
+def metrics(task: dict[str, Any]) -> str:
+    """A task's figures, the one that stands for it first."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in task["metrics"].items())
 
 
 def bits(per_byte: float | None) -> str:

@@ -25,6 +25,9 @@ PERCENT = click.FloatRange(0, 100)
     metavar="PATH|stdlib",
     help="Text for recipes that calibrate, none you measure on.  [default: the model's own samples]",
 )
+@click.option(
+    "--device", metavar="NAME", help="Where it will run, by a profile: picks the kernel of that processor."
+)
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--no-parity", is_flag=True, help="Do not compare with PyTorch.")
 @click.option(
@@ -58,6 +61,7 @@ def command(
     int4: bool,
     recipe: str | None,
     calibrate: str | None,
+    device: str | None,
     force: bool,
     no_parity: bool,
     as_json: bool,
@@ -80,6 +84,7 @@ def command(
     if checkpoint.is_file():
         first = "compress it first" if checkpoint.suffix == ".gguf" else "name the checkpoint's folder"
         raise UserError(f"{checkpoint}: is a file, and export takes a checkpoint folder; {first}")
+    from devices.profiles import target_isa
     from export.build import export, summary
     from toolchain.corpus import calibration_file
 
@@ -92,6 +97,7 @@ def command(
         checkpoint,
         out,
         name,
+        isa=None if device is None else target_isa(device),
         force=force,
         parity=not no_parity,
         calibration_text=text,

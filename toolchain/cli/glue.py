@@ -54,6 +54,14 @@ from toolchain.cli.options import told
 @click.option(
     "--rows", type=click.IntRange(min=1), help="Train on so many rows, drawn by the seed. [default: all]"
 )
+@click.option(
+    "--cache-teacher",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[FOLDER]",
+    help="Ask the teacher about each training row once and keep the answers on disk, for later epochs, seeds and "
+    "runs; default folder: in the cache, by what it is of.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0]")
 @click.option("--seeds", metavar="N[,N...]", help="Several: figures come as mean and spread.")
 @click.option("--export", "recipe", metavar="RECIPE", help="Export each classifier and measure that too.")
@@ -100,6 +108,8 @@ def command(
     from toolchain.glue.summary import FILE, lines
 
     def behind() -> str:
+        if next(out.rglob("unfinished/snapshots/*/checkpoint-*"), None):
+            return "the same command goes on from the last finished epoch"
         done = not force and any(next(out.glob(form), None) for form in ("*/glue.json", "*/seed-*/glue.json"))
         return "the same command goes on behind the tasks that are finished" if done else ""
 

@@ -61,11 +61,7 @@ def compress(
     UserError for what cannot be done, before anything is written or with all that was written removed.
     """
     _refuse_contradictions(layers, keep, select, init, train, training)
-    if (select_corpus, select_tokens) != (None, None) and select not in MEASURED:
-        raise UserError(
-            f"--select-corpus, --select-tokens: for strategies that measure ({', '.join(MEASURED)}); "
-            "choose one with --select, or leave them out"
-        )
+    _refuse_unmeasured(select, select_corpus, select_tokens)
     training = resolved(training) if training and train != "none" else training
     if train == "none" and not first_process():
         return {}
@@ -83,20 +79,18 @@ def compress(
     if select in MEASURED:
         text = select_corpus or corpus or "stdlib"
         kept, selection = _measured(folder, select, arch.layers, len(kept), text, select_tokens, seed)
-    request: dict[str, Any] = {
-        "teacher": {"name": teacher_name(teacher), "sha256": identity(folder)}
-        | {"layers": arch.layers, "parameters": parameters(arch)},
-        "corpus": corpus and corpus.sha256,
-        "config": {
-            "layers": len(kept),
-            "init": init,
-            "select": _how(layers, keep, select, init),
-            "keep": None if init == "random" else kept,
-            "train": train,
-            "seed": seed,
-            "training": asdict(training) if training else None,
-        },
+    config = {
+        "layers": len(kept),
+        "init": init,
+        "select": _how(layers, keep, select, init),
+        "keep": None if init == "random" else kept,
+        "train": train,
+        "seed": seed,
+        "training": asdict(training) if training else None,
     }
+    about: dict[str, Any] = {"name": teacher_name(teacher), "sha256": identity(folder)}
+    about |= {"layers": arch.layers, "parameters": parameters(arch)}
+    request = {"teacher": about, "corpus": corpus and corpus.sha256, "config": config}
     with unfinished(out, request, force=force, say=say) as staging:
         say(_plan(request, out))
         _initialise(folder, kept, init, seed, staging)
@@ -146,6 +140,15 @@ def _refuse_contradictions(
             )
     if train == "distill" and training.objective == "lm":
         raise unknown("objective", training.objective, OBJECTIVES)
+
+
+def _refuse_unmeasured(select: str | None, corpus: str | None, tokens: int | None) -> None:
+    """UserError for a text to measure layers on where none is measured."""
+    if (corpus, tokens) != (None, None) and select not in MEASURED:
+        raise UserError(
+            f"--select-corpus, --select-tokens: for strategies that measure ({', '.join(MEASURED)}); "
+            "choose one with --select, or leave them out"
+        )
 
 
 def _refuse_overlap(out: Path, teacher: Path) -> None:

@@ -44,7 +44,7 @@ class Trunk:
 def influence(trunk: Trunk, kept: list[int], drop: int) -> list[float]:
     """How far a layer turns the hidden state: 1 - E[cos(x_in, x_out)], over all tokens.
 
-    Block influence, ShortGPT (Men et al., arXiv 2403.03853), equation 1.
+    Block influence (BI), ShortGPT (Men et al., arXiv 2403.03853).
     """
 
     def turned(before: "torch.Tensor", after: "torch.Tensor") -> float:
@@ -57,7 +57,7 @@ def angle(trunk: Trunk, kept: list[int], drop: int) -> list[float]:
     """The angle between a run's input and output, arccos(cos(x_in, x_out)) / pi, at each block's last token.
 
     Angular distance of Gromov et al., "The Unreasonable Ineffectiveness of the Deeper Layers"
-    (arXiv 2403.17887), section 3.2. The last token is the only one whose state has seen the whole block.
+    (arXiv 2403.17887), where it is d(x, x + n). The last token is the only one whose state has seen the whole block.
     """
 
     def turned(before: "torch.Tensor", after: "torch.Tensor") -> float:
@@ -70,7 +70,7 @@ def loss(trunk: Trunk, kept: list[int], drop: int) -> list[float]:
     """The loss (mean negative log-likelihood, the log of perplexity) of what is left without the layer.
 
     Chosen greedily and measured again, it is SLEB's redundancy verification (Song et al., arXiv 2402.09025,
-    algorithm 1 with its third metric); measured once, Shortened LLaMA's criterion (Kim et al., arXiv
+    with its metric 3); measured once, Shortened LLaMA's criterion (Kim et al., arXiv
     2402.02834). The state before a run is computed once for the run and all that follow it.
     """
     totals = [0.0] * (len(kept) - drop + 1)

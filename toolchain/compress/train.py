@@ -55,9 +55,6 @@ def train(
         UserError: an unknown objective, a window longer than the model's positions, a corpus that cannot
             be used or fills no step, vocabularies that differ, a loss that is not a number.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, set_seed
-
     from toolchain.compress.progress import Bar, Clock, Meter
 
     training = resolved(training)
@@ -65,11 +62,7 @@ def train(
         raise UserError(f"objective '{training.objective}': needs a teacher to distil from; name one")
     config = json.loads((model_dir / "config.json").read_text())
     refuse(training, describe(config).positions)
-    set_seed(training.seed)
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    _set_dropout(model, training.dropout)
-    fuse_gelu(model)
+    model = _student(model_dir, training)
     if teacher_dir:
         _refuse_unfit(teacher_dir, model_dir, model, training)
     _freeze(model, training)
@@ -78,15 +71,15 @@ def train(
     packed = _share(pack(corpus.train, model_dir, model.config.eos_token_id, window), training)
     blocks = _whole_steps(packed, training.batch)
     heldout = _heldout_blocks(corpus.heldout, model_dir, window)
-    step = window * training.batch
-    steps = training.steps or math.ceil((training.tokens or (training.epochs or 1) * blocks.size) / step)
-    if training.tokens is not None and training.tokens < step:
-        _say(f"--tokens {training.tokens}: rounded up to one step, {step:,} tokens (--batch times --window)")
-    training = replace(training, window=window, steps=steps, tokens=steps * step)
+    training = _budget(training, window, blocks.size)
     teacher = _teacher(teacher_dir, model_dir, packed, corpus, training) if teacher_dir else None
 
     scored = heldout[: training.heldout_blocks]
-    bar, clock, meter = Bar(step), Clock(staging / "seconds.json"), Meter(staging / "joules.json")
+    bar, clock, meter = (
+        Bar(window * training.batch),
+        Clock(staging / "seconds.json"),
+        Meter(staging / "joules.json"),
+    )
     trainer = make_trainer(
         model, teacher, blocks, heldout, training, staging / "snapshots", [bar, clock, meter]
     )
@@ -108,6 +101,28 @@ def train(
     along = teacher_dir if teacher_dir and training.cache_teacher is None else None
     record = _record(training, corpus, blocks.size, trainer.state, seconds) | asking | {"perplexity": scores}
     return record | _cost(record, config, along, joules)
+
+
+def _student(folder: Path, training: Training) -> "PreTrainedModel":
+    """The student in float32, with the dropout asked for; every random number after this is the seed's."""
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(training.seed)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    _set_dropout(model, training.dropout)
+    fuse_gelu(model)
+    return model
+
+
+def _budget(training: Training, window: int, size: int) -> Training:
+    """`training` with its window, and its steps and tokens in whole steps, on a corpus of `size` tokens."""
+    step = window * training.batch
+    steps = training.steps or math.ceil((training.tokens or (training.epochs or 1) * size) / step)
+    if training.tokens is not None and training.tokens < step:
+        _say(f"--tokens {training.tokens}: rounded up to one step, {step:,} tokens (--batch times --window)")
+    return replace(training, window=window, steps=steps, tokens=steps * step)
 
 
 def _record(

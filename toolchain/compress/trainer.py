@@ -309,20 +309,26 @@ def newest_snapshot(snapshots: Path, say: Callable[[str], object] = lambda line:
 
 
 def _not_a_number(loss: float, step: int, training: Training, snapshots: Path) -> UserError:
-    """The error for a loss that is no number after `step` whole steps, naming the snapshot to go back to.
+    """The error for a loss that is no number after `step` whole steps, naming the snapshot to go back to."""
+    good = good_snapshot(snapshots)
+    kept = f"the last good snapshot is {good}" if good else "no snapshot was taken before it"
+    return UserError(
+        f"training: the loss is {loss} at step {step + 1}, {kept}; lower --lr ({training.lr}) and run again"
+    )
+
+
+def good_snapshot(snapshots: Path) -> str | None:
+    """The newest whole snapshot whose weights are numbers.
 
     A gradient that was no number leaves such weights behind a loss that still was one: a snapshot of them is
-    removed, or every resumed run would end here.
+    removed, or every resumed run would end there.
     """
     good = newest_snapshot(snapshots)
     while good and not _finite(Path(good)):
         if first_process():
             shutil.rmtree(good)
         good = newest_snapshot(snapshots) if first_process() else None
-    kept = f"the last good snapshot is {good}" if good else "no snapshot was taken before it"
-    return UserError(
-        f"training: the loss is {loss} at step {step + 1}, {kept}; lower --lr ({training.lr}) and run again"
-    )
+    return good
 
 
 def _finite(snapshot: Path) -> bool:

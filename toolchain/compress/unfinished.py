@@ -88,4 +88,4 @@ def _earlier(staging: Path) -> dict[str, Any] | None:
 
 def _snapshots(staging: Path) -> bool:
     """Whether an earlier try left a snapshot of its training in `staging`."""
-    return any((staging / WORK / "snapshots").glob("checkpoint-*"))
+    return any((staging / WORK / "snapshots").rglob("checkpoint-*"))

@@ -1,16 +1,16 @@
 """Fine-tuning a decoder on a labelled task by a method of toolchain/glue/methods/: what is asked, refused, written."""
 
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError, unknown
-from devices.files import read_record, sha256, staged, write_json
+from devices.files import read_record, sha256, write_json
 from toolchain import __version__
 from toolchain.compress.faults import plain_faults
+from toolchain.compress.unfinished import WORK, unfinished
+from toolchain.glue.cached import cached_rows, refuse_cache, source
 from toolchain.glue.methods import METHODS
 from toolchain.glue.methods.method import Setting, resolve, split_epochs
 from toolchain.glue.methods.teacher import find, open_teacher
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from export.checkpoint import Checkpoint
 
 SCHEMA = 1
+SCHEDULE = ("epochs", "batch", "lr", "seed")
 MAX_TOKENS = 128  # GLUE's customary length; the published scripts of the study use it too
 
 
@@ -41,6 +42,7 @@ def finetune(
     max_tokens: int | None = None,
     seed: int = 0,
     rows: int | None = None,
+    cache_teacher: str | None = None,
     force: bool = False,
     command: str | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -48,45 +50,70 @@ def finetune(
     """Fine-tune the checkpoint `model` on `task`, write the classifier to `out`, return its glue.json.
 
     The dev metric is taken after each epoch and told to `say`; the weights of the best epoch are kept, in
-    float32. `teacher` is a classifier for the same task, or a folder of such by task; `options` are the
-    method's, as texts or values. `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row
-    (128, or the models' positions where they are fewer). The same seed on the same machine gives the same
-    weights. `command` is recorded as what made it.
+    float32. A run that was stopped behind an epoch goes on from there when it is called again. `teacher` is a
+    classifier for the same task, or a folder of such by task; `options` are the method's, as texts or values.
+    `rows` train rows drawn by `seed` (all of them if None), `max_tokens` per row (128, or the models' positions
+    where they are fewer). The same seed on the same machine gives the same weights. `cache_teacher` is a folder
+    (AUTO: the usual one) that keeps the teacher's answers to the rows: it is asked once for each, or not at all
+    where an earlier run did so. `command` is recorded as what made it.
 
     Raises:
         UserError: unknown method or option, a method that does not do for the task, a teacher that is missing,
-            not wanted or of another task, a checkpoint or data that cannot be read, a loss that is not a number.
+            not wanted or of another task, a checkpoint or data that cannot be read, a loss that is not a number,
+            a cache of something else.
     """
     from toolchain.quiet import quiet
 
     model, out = Path(model), Path(out)
     settings = {"epochs": epochs, "batch": batch, "lr": lr, "seed": seed}
-    asked = request(model, task, method, settings, max_tokens, rows, teacher=teacher, options=options)
-    start = time.monotonic()
-    with staged(out, force=force) as staging:
+    cached = cache_teacher is not None
+    asked = request(
+        model, task, method, settings, max_tokens, rows, teacher=teacher, options=options, cached=cached
+    )
+    with unfinished(out, asked, force=force, say=lambda line: say(f"{task.name}: {line}")) as staging:
         guide, own = None if teacher is None else find(Path(teacher), task, seed), None
         if METHODS[method].teacher == "own" and guide is None:
-            guide = staging / "teacher"
+            guide = staging / WORK / "teacher"
             own = _own_teacher(model, task, guide, settings, max_tokens, rows, say)
-        train, dev = sample(task.rows("train"), rows, seed), task.rows("dev")
-        train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
         with quiet():
-            setting = _setting(model, guide, task, asked)
-            run = Run(task, train_data, dev_data, settings, staging / "snapshots", say)
-            values = tune(method, METHODS[method], setting, run)
-            _save(setting.student, model, staging)
+            found = _tuned(model, guide, task, asked, staging, cache_teacher, say)
+        found["hours"] = round(found["hours"] + (own["hours"] if own else 0), 4)
         record = {
             **asked,
             "command": command,
-            "own_teacher": own,
-            "value": max(values),
-            "values": values,  # after each epoch
-            "hours": round((time.monotonic() - start) / 3600, 4),
+            "own_teacher": own and {key: own[key] for key in ("sha256", "value")},
+            "value": max(found["values"]),
+            **found,
             "compression": read_record(model / "compression.json"),
             "training": read_record(model / "training.json"),
         }
         write_json(staging / "glue.json", record)
     return record
+
+
+def _tuned(
+    model: Path,
+    guide: Path | None,
+    task: Task,
+    asked: dict[str, Any],
+    staging: Path,
+    cache: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train, and save the best epoch in `staging`; what glue.json says of it: values after each epoch, hours."""
+    train, dev = sample(task.rows("train"), asked["rows"], asked["seed"]), task.rows("dev")
+    train_data, dev_data = (encoded(model, task, part, asked["max_tokens"]) for part in (train, dev))
+    setting, cached = _setting(model, guide, task, asked), None
+    if cache is not None and guide is not None:
+        about = source(guide, task.path / task.files["train"], asked["max_tokens"])
+        hidden = METHODS[asked["method"]].hidden(setting)
+        cached = cached_rows(cache, train_data, setting.guide, hidden, about, say)
+    settings = {key: asked[key] for key in SCHEDULE}
+    run = Run(task, train_data, dev_data, settings, staging / WORK / "snapshots", say, cached)
+    values, seconds = tune(asked["method"], METHODS[asked["method"]], setting, run)
+    _save(setting.student, model, staging)
+    asking = None if cached is None else round(cached.seconds / 3600, 4)  # of whichever run computed it
+    return {"values": values, "hours": seconds / 3600, "cache_hours": asking}
 
 
 def request(
@@ -99,6 +126,7 @@ def request(
     *,
     teacher: Path | None = None,
     options: Mapping[str, Any] | None = None,
+    cached: bool = False,
 ) -> dict[str, Any]:
     """The part of glue.json that is known beforehand: two runs with the same one give the same classifier.
 
@@ -122,6 +150,8 @@ def request(
     max_tokens = max_tokens or min(MAX_TOKENS, positions)
     guide = None if teacher is None else find(Path(teacher), task, settings["seed"])
     _refuse_method(method, student, guide, task, max_tokens)
+    if cached:
+        refuse_cache(method, guide)
     train, dev = sample(task.rows("train"), rows, settings["seed"]), task.rows("dev")
     return {
         "schema": SCHEMA,
@@ -134,6 +164,7 @@ def request(
         "options": resolved or None,
         "teacher": None if guide is None else _named(guide),
         **settings,
+        "cached": cached or None,  # the same answers, but for the padding they were computed with
         "max_tokens": max_tokens,
         "rows": len(train),
         "dev_rows": len(dev),
@@ -178,7 +209,7 @@ def _own_teacher(
     """The student itself, fine-tuned with the same settings; returns what glue.json says of it."""
     from export.checkpoint import identity
 
-    record = finetune(
+    record = read_record(out / "glue.json") or finetune(
         model,
         task,
         out,
@@ -187,7 +218,7 @@ def _own_teacher(
         say=lambda line: say(f"teacher: {line}"),
         **settings,
     )
-    return {"sha256": identity(out), "value": record["value"]}
+    return {"sha256": identity(out), "value": record["value"], "hours": record["hours"]}
 
 
 def _setting(model: Path, guide: Path | None, task: Task, asked: dict[str, Any]) -> Setting:
@@ -238,12 +269,10 @@ def new_classifier(model: Path, task: Task, seed: int) -> "PreTrainedModel":
 
 
 def _save(student: "PreTrainedModel", base: Path, staging: Path) -> None:
-    """The best epoch's weights, its config, and the base's text files; snapshots and own teacher go."""
+    """The best epoch's weights, its config, and the base's text files."""
     from toolchain.compress.truncate import copy_inherited
 
     student.save_pretrained(staging, max_shard_size="1TB")
     copy_inherited(base, staging)
     # It may name other end tokens than the one that pads rows and stands between texts here.
     (staging / "generation_config.json").unlink(missing_ok=True)
-    for scratch in ("snapshots", "teacher"):
-        shutil.rmtree(staging / scratch, ignore_errors=True)

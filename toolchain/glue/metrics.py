@@ -100,13 +100,18 @@ def score(metric: str, predictions: Any, labels: Any) -> float:
     return METRICS[metric](predictions, labels)
 
 
+def scores(metrics: Sequence[str], predictions: Any, labels: Any) -> dict[str, float]:
+    """Each metric's value by its name, in the order given; otherwise as `score`."""
+    return {metric: score(metric, predictions, labels) for metric in metrics}
+
+
 def decide(problem: str, logits: "np.ndarray") -> "np.ndarray":
     """Predictions [rows] from logits [rows, labels]: the likeliest class, or a regression's only column."""
     return logits[:, 0] if problem == "regression" else logits.argmax(axis=-1)
 
 
 def dev_rows(name: str, data: Path | None) -> "TaskRows":
-    """A task's dev rows and its metric, as `bench` takes them; the metric is computed here, on the host."""
+    """A task's dev rows and its metrics, as `bench` takes them; the metrics are computed here, on the host."""
     import numpy as np
 
     from bench.run import TaskRows
@@ -115,7 +120,7 @@ def dev_rows(name: str, data: Path | None) -> "TaskRows":
     task = load_task(name, data)
     rows = task.rows("dev")
 
-    def value(logits: list[list[float]]) -> float:
-        return score(task.metric, decide(task.problem, np.array(logits)), [row.label or 0 for row in rows])
+    def values(logits: list[list[float]]) -> dict[str, float]:
+        return scores(task.metrics, decide(task.problem, np.array(logits)), [row.label or 0 for row in rows])
 
-    return TaskRows(task.name, task.metric, [(row.text_a, row.text_b) for row in rows], value)
+    return TaskRows(task.name, task.metric, [(row.text_a, row.text_b) for row in rows], values)

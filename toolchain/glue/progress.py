@@ -1,12 +1,16 @@
-"""Fine-tuning's progress: how many steps are done, on stderr, and a line of plain words after each epoch."""
+"""Fine-tuning's progress: how many steps are done, a line of plain words after each epoch; what snapshots hold."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from devices.progress import Progress
+from toolchain.glue.methods.method import Remembered
 from toolchain.glue.tasks import Task
+
+BESIDE = "beside.pt"  # in a snapshot: what the loss trains besides student and modules of the stage
 
 
 class Epochs(TrainerCallback):
@@ -20,7 +24,10 @@ class Epochs(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar."""
-        self.bar = Progress(state.max_steps, self.task.name, "step")
+        self.bar = Progress(state.max_steps - state.global_step, self.task.name, "step")
+        if 0 < state.global_step < state.max_steps:
+            epoch = self.done + round(state.epoch)
+            self.say(f"{self.task.name}: going on behind epoch {epoch} of {self.epochs}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance the bar."""
@@ -38,3 +45,23 @@ class Epochs(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
         self.bar.close()
+
+
+class Beside(TrainerCallback):
+    """What a stage trains by itself, in every snapshot and back from the one that a run goes on from."""
+
+    def __init__(self, part: Remembered, resumed: str | None) -> None:
+        self.part, self.resumed = part, resumed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up the snapshot's, if there is one."""
+        import torch
+
+        if self.resumed is not None:
+            self.part.load_state_dict(torch.load(Path(self.resumed) / BESIDE, weights_only=True))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Into the snapshot just written."""
+        import torch
+
+        torch.save(self.part.state_dict(), Path(args.output_dir) / f"checkpoint-{state.global_step}" / BESIDE)

@@ -10,9 +10,12 @@ from typing import Any
 from devices.errors import UserError
 from devices.files import read_record, refuse_existing, sha256
 from toolchain.glue import scores, summary
-from toolchain.glue.finetune import finetune, request
+from toolchain.glue.cached import cache_place
+from toolchain.glue.finetune import SCHEDULE, finetune, request
+from toolchain.glue.methods.teacher import find
 from toolchain.glue.submit import refuse_unsubmittable, submit, tell_lacking
 from toolchain.glue.tasks import Task, load_task
+from toolchain.shards import AUTO
 
 Say = Callable[[str], None]
 DEFAULTS = {name: parameter.default for name, parameter in signature(finetune).parameters.items()}
@@ -36,6 +39,15 @@ class Plan:
         """Where the classifier goes: OUT/TASK, or OUT/TASK/seed-N where there are several."""
         whole = self.out / task.name
         return whole if len(self.seeds) == 1 else whole / f"seed-{seed}"
+
+    def cache(self, task: Task, seed: int) -> str | None:
+        """Where the teacher's answers are kept: a folder for the task, or for task and seed where they differ."""
+        place, teacher = self.settings.get("cache_teacher"), self.settings.get("teacher")
+        if place in (None, AUTO):
+            return place
+        guides = {find(Path(teacher), task, one) for one in self.seeds} if teacher is not None else set()
+        apart = len(self.seeds) > 1 and (self.settings.get("rows") is not None or len(guides) > 1)
+        return cache_place(place, task.name, seed if apart else None)
 
     def artifact(self, task: Task, seed: int) -> Path:
         """Where its exported file goes: beside it, named after the recipe."""
@@ -155,9 +167,10 @@ def finished(model: Path, task: Task, out: Path, settings: dict[str, Any]) -> di
 def _asked(model: Path, task: Task, settings: dict[str, Any]) -> dict[str, Any]:
     """The request that `finetune` with these settings makes; UserError for what it would refuse."""
     given = DEFAULTS | settings
-    schedule = {key: given[key] for key in ("epochs", "batch", "lr", "seed")}
-    further = {key: settings[key] for key in ("teacher", "options") if key in settings}
-    return request(model, task, given["method"], schedule, given["max_tokens"], given["rows"], **further)
+    schedule = {key: given[key] for key in SCHEDULE}
+    further = {key: given[key] for key in ("teacher", "options")}
+    asked = model, task, given["method"], schedule, given["max_tokens"], given["rows"]
+    return request(*asked, **further, cached=given["cache_teacher"] is not None)
 
 
 def _refuse_in_the_way(plan: Plan, done: dict[tuple[str, int], dict[str, Any]]) -> None:
@@ -212,7 +225,8 @@ def _run(plan: Plan, name: str, seed: int, record: dict[str, Any] | None, say: S
     if record is not None:
         say(f"{task.name}: finished before with these settings, {folder} is used again")
     else:
-        record = finetune(plan.model, task, folder, force=plan.force, say=say, seed=seed, **plan.settings)
+        settings = plan.settings | {"seed": seed, "cache_teacher": plan.cache(task, seed)}
+        record = finetune(plan.model, task, folder, force=plan.force, say=say, **settings)
     run = {
         "seed": seed,
         "folder": str(folder.relative_to(plan.out)),

@@ -10,7 +10,7 @@ from devices.errors import CheckFailed
 from devices.files import read_record
 from toolchain import __version__
 from toolchain.glue.description import Task
-from toolchain.glue.metrics import decide, score
+from toolchain.glue.metrics import decide, scores
 from toolchain.glue.rows import Row
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def figures(classify: "Callable[[list[Row]], np.ndarray]", task: Task) -> Figure
     for split in task.sets("dev"):
         rows = task.rows(split)
         predictions, labels = decide(task.problem, classify(rows)), [row.label for row in rows]
-        values = {name: score(name, predictions, labels) for name in task.metrics}
-        found[split] = {"rows": len(rows), **values}
+        found[split] = {"rows": len(rows), **scores(task.metrics, predictions, labels)}
     return found
 
 

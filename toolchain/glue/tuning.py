@@ -1,13 +1,16 @@
 """A method's stages on transformers' Trainer (docs/adr/0003-trainer.md): a loss each, the best epoch of all kept."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from toolchain.glue.methods.method import Method, Moment, Setting, Stage, split_epochs
+from toolchain.glue.methods.method import STATES, TOLD, Method, Moment, Setting, Stage, split_epochs
 from toolchain.glue.tasks import Task
+from toolchain.shards import Kept
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +29,31 @@ class Run:
     settings: dict[str, Any]  # epochs, batch, lr, seed
     snapshots: Path
     say: Callable[[str], None]
+    cached: Kept | None = None  # the teacher's answers to the rows of `train`, in their order
 
 
-def tune(name: str, method: Method, setting: Setting, run: Run) -> list[float]:
-    """Train the student of `setting` in place; returns the dev metric after each epoch of all stages.
+def tune(name: str, method: Method, setting: Setting, run: Run) -> tuple[list[float], float]:
+    """Train the student of `setting` in place: the dev metric after each epoch of all stages, and the seconds.
 
-    A stage begins with the best epoch of the one before; the student ends as the best epoch of all.
+    A stage begins with the best epoch of the one before; the student ends as the best epoch of all. A run that
+    was stopped goes on from its last epoch: a stage that was finished has nothing left to do.
     """
+    from toolchain.compress.progress import Clock
+    from toolchain.glue.progress import Beside
+
     values: list[float] = []
+    seconds = 0.0
     best: tuple[float, str] | None = None
     for number, epochs in enumerate(split_epochs(name, method, setting.options, run.settings["epochs"])):
-        trainer = _stage(method.stages[number](setting), setting.student, run, epochs, len(values))
-        trainer.train()
+        snapshots = run.snapshots / str(len(values))
+        stage, clock = method.stages[number](setting), Clock(snapshots / "seconds.json")
+        resumed = _resumed(snapshots, stage, run.say)
+        trainer = _stage(stage, setting.student, run, epochs, len(values))
+        trainer.add_callback(clock)
+        if stage.remembered is not None:
+            trainer.add_callback(Beside(stage.remembered, resumed))
+        trainer.train(resume_from_checkpoint=resumed)
+        seconds += clock.seconds()
         if hasattr(setting.student, EXTRA):
             delattr(setting.student, EXTRA)
         state = trainer.state
@@ -47,7 +63,19 @@ def tune(name: str, method: Method, setting: Setting, run: Run) -> list[float]:
             _restore(setting.student, Path(best[1]))
         else:
             best = (state.best_metric, state.best_model_checkpoint)
-    return values
+    return values, seconds
+
+
+def _resumed(snapshots: Path, stage: Stage, say: Callable[[str], object]) -> str | None:
+    """The snapshot a stage goes on from; one that was stopped before all of it was written goes."""
+    from toolchain.compress.trainer import newest_snapshot
+    from toolchain.glue.progress import BESIDE
+
+    found = newest_snapshot(snapshots, say)
+    while found and stage.remembered is not None and not (Path(found) / BESIDE).is_file():
+        shutil.rmtree(found)
+        found = newest_snapshot(snapshots, say)
+    return found
 
 
 def _restore(student: "PreTrainedModel", snapshot: Path) -> None:
@@ -63,19 +91,13 @@ def _stage(stage: Stage, student: "PreTrainedModel", run: Run, epochs: int, done
     from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
-    from toolchain.glue.classifier import pad
     from toolchain.glue.metrics import decide, score
     from toolchain.glue.progress import Epochs
 
     task, settings = run.task, run.settings
-    pad_id, kind = student.config.pad_token_id, torch.float32 if task.labels is None else torch.int64
     if stage.extra is not None:
         # A part of the student while it trains: optimized, clipped, moved and reset with it.
         student.add_module(EXTRA, stage.extra)
-
-    def collate(examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
-        labels = torch.tensor([example["labels"] for example in examples], dtype=kind)
-        return {**pad([example["input_ids"] for example in examples], pad_id), "labels": labels}
 
     def metric(found: Any) -> dict[str, float]:
         return {"value": score(task.metric, decide(task.problem, found.predictions), found.label_ids)}
@@ -93,24 +115,54 @@ def _stage(stage: Stage, student: "PreTrainedModel", run: Run, epochs: int, done
             with self.accelerator.autocast():
                 loss = stage.loss(model, inputs, Moment(step, steps, step * epochs // steps))
             if not torch.isfinite(loss):
-                where = f"epoch {done + 1 + step * epochs // steps}, step {step + 1}"
-                raise UserError(
-                    f"task {task.name}: the loss is {loss.item()} at {where}; "
-                    f"lower --lr ({settings['lr']:g}) and run again"
-                )
+                raise _not_a_number(run, loss.item(), done + step * epochs // steps, step)
             return loss
 
     trainer = Tuner(
         model=student,
         args=_arguments(run.snapshots / str(done), settings, epochs),
-        train_dataset=run.train,
+        train_dataset=[{**example, "row": row} for row, example in enumerate(run.train)],
         eval_dataset=run.dev,
-        data_collator=collate,
+        data_collator=partial(collate, run, student.config.pad_token_id),
         compute_metrics=metric,
         callbacks=[Epochs(task, run.say, done, settings["epochs"])],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _not_a_number(run: Run, loss: float, epoch: int, step: int) -> UserError:
+    """The error for a loss that is no number in a stage's `step`, naming the epoch that is kept to go on from."""
+    from toolchain.compress.trainer import good_snapshot
+
+    stages = sorted(run.snapshots.iterdir(), key=lambda stage: int(stage.name)) if epoch else []
+    found = [good for stage in stages if (good := good_snapshot(stage)) is not None]
+    kept = "no epoch was finished before it; lower"
+    if found:
+        kept = f"the last good epoch is kept ({found[-1]}) and the same command goes on from it; or lower"
+    return UserError(
+        f"task {run.task.name}: the loss is {loss} at epoch {epoch + 1}, step {step + 1}; "
+        f"{kept} --lr ({run.settings['lr']:g})"
+    )
+
+
+def collate(run: Run, pad_id: int, examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+    """Rows as a padded batch; training rows, which have a number, with the teacher's answers where it is cached."""
+    import numpy as np
+    import torch
+
+    from toolchain.glue.classifier import pad
+
+    kind = torch.float32 if run.task.labels is None else torch.int64
+    labels = torch.tensor([example["labels"] for example in examples], dtype=kind)
+    batch = {**pad([example["input_ids"] for example in examples], pad_id), "labels": labels}
+    if run.cached is not None and "row" in examples[0]:
+        records = np.stack([run.cached[example["row"]] for example in examples])
+        names = {"logits": TOLD, "hidden": STATES}
+        batch |= {
+            names[field]: torch.from_numpy(records[field].copy()) for field in records.dtype.fields or ()
+        }
+    return batch
 
 
 def _arguments(folder: Path, settings: dict[str, Any], epochs: int) -> Any:
@@ -134,12 +186,11 @@ def _arguments(folder: Path, settings: dict[str, Any], epochs: int) -> Any:
         seed=settings["seed"],
         train_sampling_strategy="group_by_length",
         eval_strategy="epoch",
-        save_strategy="best",
+        save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model="value",
         greater_is_better=True,
-        save_only_model=True,
-        save_total_limit=1,
+        save_total_limit=2,  # the best one and the last
         logging_strategy="no",
         remove_unused_columns=False,
         report_to="none",

@@ -83,7 +83,7 @@ RESULT = _object(
     created=TEXT_OR_NULL,
     quality=_object(
         perplexity=PERPLEXITY,
-        task=_object(("name",), name=TEXT, metric=TEXT_OR_NULL, value=NUMBER, rows=SIZE),
+        task=_object(("name",), name=TEXT, metric=TEXT_OR_NULL, value=NUMBER, metrics=_object(), rows=SIZE),
     ),
     **dict.fromkeys(("load_s", "first_token_s", "token_s", "sentence_s", "peak_rss_bytes"), SPREAD),
 )

@@ -1,6 +1,6 @@
 """Generalized Jensen-Shannon divergence between teacher and student.
 
-Agarwal et al. 2024, "On-Policy Distillation of Language Models" (GKD, 2306.13649), equation 1:
+Agarwal et al. 2024, "On-Policy Distillation of Language Models" (GKD, 2306.13649), JSD(β):
 β KL(p || m) + (1-β) KL(q || m) with m = βp + (1-β)q, teacher p, student q. β near 0 has the gradient of forward KL
 (times β), β near 1 that of reverse KL. Here on the corpus's text; GKD also trains on the student's own.
 """

@@ -1,9 +1,9 @@
 """Reverse KL, from student to teacher.
 
-Gu et al. 2024, "MiniLLM: Knowledge Distillation of Large Language Models" (2306.08543), equation 1, with the language
-modelling loss of its section 2.2 at equal weight. It makes the student stay where the teacher finds text probable
-instead of covering all of it. MiniLLM takes the expectation over texts that the student samples; here it is taken
-token by token on the corpus, which needs no generation and has an exact gradient.
+Gu et al. 2024, "MiniLLM: Knowledge Distillation of Large Language Models" (2306.08543), its reverse KL, with the
+language modelling loss L_PT that it adds, at equal weight. It makes the student stay where the teacher finds text
+probable instead of covering all of it. MiniLLM takes the expectation over texts that the student samples; here it
+is taken token by token on the corpus, which needs no generation and has an exact gradient.
 """
 
 from typing import TYPE_CHECKING

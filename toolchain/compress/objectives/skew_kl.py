@@ -1,7 +1,7 @@
 """Skew KL: from the teacher to a mixture of teacher and student.
 
-Ko et al. 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models" (2402.03898), the skew KL of its
-section 3.1: KL(p || λp + (1-λ)q) with teacher p, student q and λ = 0.1. The teacher's share bounds the log ratio
+Ko et al. 2024, "DistiLLM: Towards Streamlined Distillation for Large Language Models" (2402.03898), its skew KL (SKL):
+KL(p || λp + (1-λ)q) with teacher p, student q and λ = 0.1. The teacher's share bounds the log ratio
 by -log λ, and with it the gradient where the student finds nothing probable. The paper's adaptive use of the
 student's own texts is not part of it.
 """

@@ -2,8 +2,8 @@
 
 Shing et al. 2025, "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language
 Models" (2501.16937): the target is softmax((1-t) · student + t · teacher) of both models' logits, without a gradient
-through the student's (equation 3); t goes from 0.4 to 1, faster than a straight line while the loss falls
-(Algorithm 1, α = 5e-4, β = 0.99).
+through the student's (TAID's p_t); t goes from 0.4 to 1, faster than a straight line while the loss falls
+(the paper's adaptive update, α = 5e-4, β = 0.99).
 """
 
 import math

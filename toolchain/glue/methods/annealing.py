@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from toolchain.glue.methods import finetune
 from toolchain.glue.methods.losses import squared_distance
 from toolchain.glue.methods.method import Batch, Method, Moment, Setting, Stage, count, share
-from toolchain.glue.methods.reading import answer
+from toolchain.glue.methods.reading import answer, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,9 @@ def annealed(student: "Tensor", teacher: "Tensor", part: float) -> "Tensor":
 
 def stage(setting: Setting) -> Stage:
     """Stage 1: the annealed logits."""
-    import torch
 
     def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
-        with torch.no_grad():
-            wanted = answer(setting.guide, batch)
-        return annealed(answer(model, batch), wanted, phi(moment, setting.options["tau"]))
+        return annealed(answer(model, batch), told(setting, batch), phi(moment, setting.options["tau"]))
 
     return Stage(loss)
 

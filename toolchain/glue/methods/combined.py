@@ -31,7 +31,7 @@ def stage(setting: Setting) -> Stage:
         _, original, perturbed = both_texts(setting, generator, model, batch, moment, apart)
         return (original + perturbed) / 2
 
-    return Stage(loss)
+    return Stage(loss, remembered=generator)
 
 
 METHOD = Method(

@@ -7,7 +7,7 @@ it, and learns to propose those at which teacher and student disagree most. Shap
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolchain.glue.methods.reading import answer_embedded
 
@@ -67,6 +67,20 @@ class Generator:
         self.nothing = torch.nn.Parameter(matrix.detach().mean(dim=0))  # what stands for a hidden token
         self.parameters = [*self.model.parameters(), self.nothing]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a stopped run needs to go on."""
+        parts = {"model": self.model, "optimizer": self.optimizer}
+        return {name: part.state_dict() for name, part in parts.items()} | {"nothing": self.nothing.detach()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from it."""
+        import torch
+
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            self.nothing.copy_(state["nothing"])
 
     def propose(self, batch: "Batch", hidden: "Tensor") -> "Tensor":
         """One word for each hidden token, drawn by straight-through Gumbel-softmax: one-hot, with a gradient."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolchain.glue.methods.losses import hard, soft
 from toolchain.glue.methods.method import Batch, Method, Moment, Setting, Stage, above_zero, share
-from toolchain.glue.methods.reading import answer
+from toolchain.glue.methods.reading import answer, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,9 @@ def distilled(
 
 def stage(setting: Setting) -> Stage:
     """The labels and the teacher's softened answer."""
-    import torch
 
     def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
-        with torch.no_grad():
-            wanted = answer(setting.guide, batch)
-        return distilled(answer(model, batch), wanted, batch["labels"], **setting.options)
+        return distilled(answer(model, batch), told(setting, batch), batch["labels"], **setting.options)
 
     return Stage(loss)
 

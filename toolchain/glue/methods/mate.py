@@ -1,5 +1,5 @@
 """MATE-KD: Rashid et al. 2021, "MATE-KD: Masked Adversarial TExt, a Companion to Knowledge Distillation"
-(arXiv 2105.05912), its generator's and student's losses and algorithm 1.
+(arXiv 2105.05912), the losses of its generator and student, taking turns as there.
 
 30 % of the tokens are hidden and filled in by a generator that looks for words at which teacher and student
 disagree: 10 steps of it in every 100 of the student, on the batches of the first 10. The student learns, a third
@@ -26,7 +26,7 @@ from toolchain.glue.methods.method import (
     share,
     weight,
 )
-from toolchain.glue.methods.reading import answer
+from toolchain.glue.methods.reading import answer, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,8 +72,8 @@ def both_texts(
         broken = nan
     twin = generator.perturbed(batch)
     with torch.no_grad():
-        wanted, shaken = answer(teacher, batch), answer(teacher, twin)
-    return found, apart(found, wanted) + broken, apart(answer(model, twin), shaken) + broken
+        shaken = answer(teacher, twin)
+    return found, apart(found, told(setting, batch)) + broken, apart(answer(model, twin), shaken) + broken
 
 
 def stage(setting: Setting) -> Stage:
@@ -88,7 +88,7 @@ def stage(setting: Setting) -> Stage:
         taught = options["kd"] * original + options["adversarial"] * perturbed
         return options["ce"] * hard(found, batch["labels"]) + taught
 
-    return Stage(loss)
+    return Stage(loss, remembered=generator)
 
 
 GENERATOR_OPTIONS = {

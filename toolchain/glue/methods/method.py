@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from devices.errors import UserError, unknown
 
@@ -15,7 +15,22 @@ if TYPE_CHECKING:
 
     from export.checkpoint import Checkpoint
 
-Batch = dict[str, "torch.Tensor"]  # input_ids and attention_mask int64 [rows, tokens], labels [rows]
+# input_ids and attention_mask int64 [rows, tokens], labels [rows]; from a cached teacher TOLD [rows, labels] and
+# STATES [rows, layers, width], its answers to these rows.
+Batch = dict[str, "torch.Tensor"]
+TOLD, STATES = "teacher_logits", "teacher_states"
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Which hidden states of the teacher a method compares, each as one vector a row.
+
+    `layers` count from 1, as many as it may ever ask for; `pooled` names what a row's vector is: the "mean" over
+    real tokens, or the "last" real one.
+    """
+
+    pooled: Literal["mean", "last"]
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -81,12 +96,26 @@ class Moment:
 Loss = Callable[["PreTrainedModel", Batch, Moment], "torch.Tensor"]  # to a scalar
 
 
+class Remembered(Protocol):
+    """What a snapshot must hold besides student and `extra`: a dict of tensors and numbers, and back from it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As it is now."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be as it was then."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One run of the Trainer: its loss, and modules trained with the student that are not part of it."""
+    """One run of the Trainer: its loss, and modules trained with the student that are not part of it.
+
+    `remembered` is trained by the loss itself; a run that was stopped needs it to go on.
+    """
 
     loss: Loss
     extra: "torch.nn.Module | None" = None
+    remembered: Remembered | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,7 @@ class Method:
     refuse: "Callable[[Checkpoint, Checkpoint | None, bool], str | None]" = lambda student, teacher, score: (
         None
     )
+    hidden: Callable[[Setting], Hidden | None] = lambda setting: None  # of the teacher, for a cache
 
 
 def resolve(name: str, method: Method, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Patient KD: Sun et al. 2019, "Patient Knowledge Distillation for BERT Model Compression" (arXiv 1908.09355),
-section 3.2: L_PT and L_PKD.
+L_PT and L_PKD.
 
 The hidden state of the token that is read (theirs: [CLS]; here the last real one) is compared, scaled to length 1,
 in the student's layers but the last, with the teacher's: every so many (skip) or the last ones (last), the teacher's
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from toolchain.glue.methods.kd import distilled
 from toolchain.glue.methods.method import (
     Batch,
+    Hidden,
     Method,
     Moment,
     Setting,
@@ -24,7 +25,7 @@ from toolchain.glue.methods.method import (
     weight,
 )
 from toolchain.glue.methods.rail import deeper, layer_wise, projections
-from toolchain.glue.methods.reading import answer_with_layers, last_token
+from toolchain.glue.methods.reading import answer_with_layers, last_token, told_with_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,25 +50,28 @@ def refuse(student: "Checkpoint", teacher: "Checkpoint | None", regression: bool
     return deeper(student, teacher, regression)
 
 
+def hidden(setting: Setting) -> Hidden:
+    """The teacher's patient layers."""
+    mine, theirs = setting.student.config.num_hidden_layers, setting.guide.config.num_hidden_layers
+    return Hidden("last", tuple(partners(mine, theirs, setting.options["layers"])))
+
+
 def stage(setting: Setting) -> Stage:
     """Labels, the teacher's answer, and its patient layers."""
-    import torch
     from torch import nn
 
-    options, teacher = setting.options, setting.guide
-    mine, theirs = setting.student.config, teacher.config
-    chosen = partners(mine.num_hidden_layers, theirs.num_hidden_layers, options["layers"])
+    options, chosen = setting.options, hidden(setting)
+    mine, theirs = setting.student.config, setting.guide.config
     project: nn.ModuleDict | None = None
     if mine.hidden_size != theirs.hidden_size:
         project = projections(mine.hidden_size, theirs.hidden_size, options["width"])
 
     def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
-        with torch.no_grad():
-            wanted, hidden = answer_with_layers(teacher, batch)
-        mask = batch["attention_mask"]
-        others = [last_token(hidden[layer], mask) for layer in chosen]
-        found, hidden = answer_with_layers(model, batch)
-        ours = [last_token(state, mask) for state in hidden[1:-1]]
+        wanted, states = told_with_states(setting, batch, chosen)
+        assert states is not None
+        others = list(states.unbind(dim=1))
+        found, layers = answer_with_layers(model, batch)
+        ours = [last_token(state, batch["attention_mask"]) for state in layers[1:-1]]
         if project is not None:
             ours = [project["student"](state) for state in ours]
             others = [project["teacher"](state) for state in others]
@@ -89,4 +93,5 @@ METHOD = Method(
         "width": count(128),
     },
     refuse=refuse,
+    hidden=hidden,
 )

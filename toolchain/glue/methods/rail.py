@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from toolchain.glue.methods.losses import direction_distance, hard, soft
 from toolchain.glue.methods.method import (
     Batch,
+    Hidden,
     Method,
     Moment,
     Setting,
@@ -23,7 +24,7 @@ from toolchain.glue.methods.method import (
     one_of,
     weight,
 )
-from toolchain.glue.methods.reading import answer_with_layers, mean_token
+from toolchain.glue.methods.reading import answer_with_layers, mean_token, told_with_states
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,6 +65,11 @@ def projections(student: int, teacher: int, width: int) -> "nn.ModuleDict":
     return nn.ModuleDict({side: nn.Linear(size, width, bias=False) for side, size in sides.items()})
 
 
+def hidden(setting: Setting) -> Hidden:
+    """All layers of the teacher: another draw of them each epoch."""
+    return Hidden("mean", tuple(range(1, setting.guide.config.num_hidden_layers + 1)))
+
+
 def stage(setting: Setting) -> Stage:
     """Labels, the teacher's answer, and its layers."""
     import torch
@@ -77,16 +83,16 @@ def stage(setting: Setting) -> Stage:
 
     def loss(model: "PreTrainedModel", batch: Batch, moment: Moment) -> "Tensor":
         chosen = drawn(teacher.config.num_hidden_layers, layers, setting.seed, moment.epoch)
-        with torch.no_grad():
-            wanted, theirs = answer_with_layers(teacher, batch)
+        wanted, theirs = told_with_states(setting, batch, hidden(setting))
+        assert theirs is not None
         found, states = answer_with_layers(model, batch)
         mask = batch["attention_mask"]
-        ours = [mean_token(hidden, mask) for hidden in states[1:]]
-        taken = [mean_token(theirs[layer], mask) for layer in chosen]
+        ours = [mean_token(state, mask) for state in states[1:]]
+        taken = [theirs[:, layer - 1] for layer in chosen]
         if together:
             ours, taken = [torch.cat(ours, dim=-1)], [torch.cat(taken, dim=-1)]
         apart = layer_wise(
-            [project["student"](hidden) for hidden in ours], [project["teacher"](hidden) for hidden in taken]
+            [project["student"](state) for state in ours], [project["teacher"](state) for state in taken]
         )
         taught = soft(found, wanted, options["temperature"])
         return options["ce"] * hard(found, batch["labels"]) + options["kd"] * taught + options["rail"] * apart
@@ -107,4 +113,5 @@ METHOD = Method(
         "rail": weight(1 / 3),
     },
     refuse=deeper,
+    hidden=hidden,
 )
