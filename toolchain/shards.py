@@ -80,10 +80,7 @@ def kept(place: str, wanted: Wanted, load: Callable[[], Ask], say: Callable[[str
         UserError: a folder that holds something else or a cache of something else, a damaged shard, too small
             a disk.
     """
-    named = hashlib.sha256(json.dumps(wanted.about, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder("teachers", named) if place == AUTO else Path(place)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, and --cache-teacher names a folder; choose another")
+    folder = _place(place, wanted.about)
     index = _index(folder, wanted.about)
     missing = _missing(folder, index, range(-(-wanted.count // wanted.per)))
     if missing:
@@ -92,20 +89,35 @@ def kept(place: str, wanted: Wanted, load: Callable[[], Ask], say: Callable[[str
     return Kept([_opened(folder / file) for file in sorted(index["shards"])], wanted.per, index["seconds"])
 
 
+def refuse_other(place: str, about: dict[str, Any]) -> None:
+    """UserError where the folder `place` holds something else than a cache of `about`, which may be a part of it."""
+    _index(_place(place, about), about)
+
+
+def _place(place: str, about: dict[str, Any]) -> Path:
+    named = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder("teachers", named) if place == AUTO else Path(place)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, and --cache-teacher names a folder; choose another")
+    return folder
+
+
 def _index(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The index that is there, or a fresh one; UserError where the folder is of something else."""
+    """The index that is there, or a fresh one; UserError where the folder is of something else than `about`."""
     fresh = {"about": about, "seconds": 0.0, "shards": {}}
     if not folder.is_dir() or not any(folder.iterdir()):
         return fresh
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder}: holds something that is no teacher's cache; name another --cache-teacher")
     index = read_json(folder / INDEX, "what a teacher's cache holds")
-    if index.get("about") != about or index.keys() != fresh.keys():
-        other = ", ".join(dict.fromkeys(differences(index.get("about", {}), about))) or "which cannot be read"
-        raise UserError(
-            f"{folder}: a cache of something else ({other}); name another folder, or none: --cache-teacher alone"
-        )
-    return index
+    found = index.get("about", {})
+    if about.items() <= found.items() and index.keys() == fresh.keys():
+        return index
+    other = ", ".join(dict.fromkeys(differences({key: found.get(key) for key in about}, about)))
+    hint = "name another folder, or none: --cache-teacher alone"
+    if found.get("temperature", about.get("temperature")) != about.get("temperature"):
+        hint = f"give --temperature {found['temperature']} as it has, {hint}"
+    raise UserError(f"{folder}: a cache of something else ({other or 'which cannot be read'}); {hint}")
 
 
 def _missing(folder: Path, index: dict[str, Any], shards: range) -> list[int]:

@@ -103,7 +103,7 @@ def test_a_stopped_computation_goes_on_with_the_missing_shards(teacher: Path, tm
         ({"tokenizer": {"sha256": "d" * 64}}, r"\(another tokenizer\)"),
         ({"window": 8}, r"\(window 16, now 8\)"),
         ({"top": 6}, r"\(top 5, now 6\)"),
-        ({"temperature": 1.0}, r"\(temperature 2.0, now 1.0\)"),
+        ({"temperature": 1.0}, r"\(temperature 2.0, now 1.0\); give --temperature 2.0 as it has"),
         ({"top": 400}, "--cache-top 400: the vocabulary has 400"),
     ],
 )
@@ -226,6 +226,30 @@ def test_the_command_line_takes_a_flag_or_a_folder(
     assert not (tmp_path / "three").exists()
     done = main(*words[:5], "pretrain", "--out", tmp_path / "four", "--cache-teacher")
     assert done.code == 2 and "pretrain asks no teacher" in done.err
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "says"),
+    [
+        ("mine", [], "holds something that is no teacher's cache"),
+        ("file", [], "is a file, and --cache-teacher names a folder"),
+        ("cold", [], "(temperature 1.0, now 2.0); give --temperature 1.0 as it has, name another folder"),
+        ("none", ["--cache-top", 400], "--cache-top 400: the vocabulary has 400; keep fewer"),
+    ],
+)
+def test_a_cache_that_cannot_be_used_is_known_before_anything_is_said(
+    gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path, main: Callable[..., Any], place, more, says
+) -> None:
+    """The refusal is the only line: no plan was printed for what cannot run."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("mine")
+    (tmp_path / "cold").mkdir()
+    index = {"about": about(blocks(), temperature=1.0, top=32), "seconds": 0.0, "shards": {}}
+    (tmp_path / "cold/index.json").write_text(json.dumps(index))
+    words = ["compress", gpt2_checkpoint, "--layers", 2, "--train", "distill", "--corpus", corpus_file]
+    done = main(*words, "--out", tmp_path / "out", "--cache-teacher", tmp_path / place, *more)
+    assert done.code == 2 and says in done.err and len(done.err.splitlines()) == 1, done.err
 
 
 def test_a_file_is_no_folder_for_a_cache(tmp_path: Path) -> None:

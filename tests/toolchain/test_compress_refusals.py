@@ -1,6 +1,7 @@
 """Bad input to `toolchain compress`, by the dozen: one line, exit 2, and nothing that looks finished."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -189,3 +190,35 @@ def test_corpora(
     words = ["compress", gpt2_checkpoint, "--out", tmp_path / "s", "--layers", 2, "--train", "pretrain"]
     refused(main(*words, "--corpus", corpus, "--heldout", corpus), says)
     assert {path.name for path in tmp_path.iterdir()} <= {"corpus.txt"}
+
+
+def test_a_loss_that_is_no_number_names_the_last_good_snapshot(
+    gpt2_checkpoint: Path, corpus_file: Path, tmp_path: Path, main: Callable[..., Any]
+) -> None:
+    """Exit 2, the step and the snapshot, which is there; no student is published."""
+    few = ["--steps", 6, "--window", 16, "--batch", 2, "--snapshot-every", 1, "--heldout-blocks", 2]
+    words = ["compress", gpt2_checkpoint, "--layers", 2, "--train", "pretrain", "--corpus", corpus_file, *few]
+    done = main(*words, "--lr", "1e30", "--warmup", 0, "--out", tmp_path / "out")
+    last = done.err.splitlines()[-1]
+    found = re.search(r"the loss is (?:nan|inf) at step \d, the last good snapshot is (\S+);", last)
+    assert done.code == 2 and found, done.err
+    assert (Path(found[1]) / "model.safetensors").is_file() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "encoding"),
+    [
+        (["compress", "TEACHER", "--layers", 2, "--train", "pretrain"], "latin-1"),
+        (["compress", "TEACHER", "--layers", 2, "--train", "distill"], "utf-16"),
+        (["evaluate", "TEACHER"], "latin-1"),
+    ],
+)
+def test_a_corpus_in_another_encoding_is_one_line(
+    gpt2_checkpoint: Path, tmp_path: Path, main: Callable[..., Any], command: list[Any], encoding: str
+) -> None:
+    """Exit 2, the file and what to do; nothing was said or made before."""
+    (tmp_path / "corpus.txt").write_bytes(("Ein schöner Tag am See.\n\n" * 50).encode(encoding))
+    words = [gpt2_checkpoint if word == "TEACHER" else word for word in command]
+    done = main(*words, "--corpus", tmp_path / "corpus.txt", "--out", tmp_path / "out")
+    assert done.code == 2 and "corpus.txt" in done.err and "UTF-8" in done.err
+    assert len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()

@@ -289,10 +289,11 @@ def test_a_place_that_cannot_be_written_is_known_before_measuring(pair, corpus_f
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "not finite"), (12.345, "12.35"), (3.0123e7, "3.012e+07")]
+    ("value", "text"),
+    [(None, "not finite"), (12.345, "12.35"), (3.0123e7, "30,000,000"), (433210.0, "430,000")],
 )
 def test_perplexities_are_written_short(value, text):
-    """Two decimals, four digits beyond 100,000."""
+    """Two decimals; beyond 100,000 two digits, and no powers of ten."""
     assert figure(value) == text
 
 

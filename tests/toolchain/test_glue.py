@@ -395,7 +395,7 @@ def test_a_teacher_for_one_task_is_refused_for_another_before_the_first(base, da
         (["--set", "alpha"], "--set alpha: gives no value"),
         (["--set", "=1"], "gives no value"),
         (["--set", "a=1", "--set", "a=2"], "a is set twice"),
-        (["--task", "mrpc", "--submit", "answers"], "test.tsv: no such file"),
+        (["--task", "mrpc", "--submit", "answers"], "test.tsv is not there; put it there"),
         (["--task", "tone", "--submit", "answers"], "tone is no task of GLUE's server"),
         (["--task", "wnly"], "unknown task 'wnly': did you mean wnli"),
         (["--task", "cola"], "CoLA: no such folder; task cola expects"),
@@ -415,7 +415,7 @@ def test_bad_command_lines_write_nothing(base, data, tmp_path, main, monkeypatch
     task = [] if "--task" in args else ["--task", "wnli"]
     done = main("glue", base, "--data", data, "--out", "out", *task, *args)
     assert done.code == 2 and words in done.err
-    assert [line for line in done.err.splitlines() if "official" not in line] == done.err.splitlines()[-1:]
+    assert len(done.err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["tone"]
 
 
@@ -452,8 +452,7 @@ def test_bad_data_is_one_line_before_anything_is_trained(base, data, tmp_path, m
     # MRPC has no test set here.
     more = ["wnli", "--submit", tmp_path / "answers"] if file == "test.tsv" else ["mrpc,wnli"]
     done = main("glue", base, "--data", mine, "--out", tmp_path / "out", "--task", *more)
-    assert done.code == 2 and words in done.err.splitlines()[-1]
-    assert sum("official" not in line for line in done.err.splitlines()) == 1
+    assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

@@ -154,6 +154,10 @@ def test_a_torn_snapshot_is_not_resumed_from(tmp_path: Path, monkeypatch: pytest
     assert len(list(tmp_path.iterdir())) == 3
     assert newest_snapshot(tmp_path) == str(tmp_path / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    (tmp_path / "checkpoint-4").mkdir()
+    said: list[str] = []
+    newest_snapshot(tmp_path, said.append)
+    assert said == ["the snapshot at step 4 was still being written when the run ended; it is not needed"]
     assert newest_snapshot(tmp_path / "nothing") is None
 
 

@@ -22,11 +22,26 @@ from toolchain.cli.options import told
     help="Rules and sets of them: paper, fineweb (toolchain list rules).",
 )
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes at a time."
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Tasks at a time; default: 1, on a cluster as many as it takes.",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "slurm", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where they run; Slurm's jobs are submitted, and the same command then publishes.",
+)
+@click.option(
+    "--executor-options",
+    type=Path,
+    metavar="FILE",
+    help="TOML of datatrove's options for it, as time and partition for slurm.",
 )
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print clean.json instead of a table.")
-def command(corpus: str, out: Path, rules: str, workers: int, force: bool, as_json: bool) -> None:
+def command(corpus: str, out: Path, as_json: bool, **options: Any) -> None:
     """Drop from CORPUS what is no good text, and say how much each rule dropped.
 
     CORPUS is a file or folder of text, jsonl or parquet, hub:NAME or stdlib. The cleaned corpus is a folder
@@ -37,18 +52,20 @@ def command(corpus: str, out: Path, rules: str, workers: int, force: bool, as_js
     Example:
       toolchain clean stdlib --out cleaned
     """  # fmt: skip
-    from toolchain.corpus.clean import clean
+    from toolchain.corpus.clean import Underway, clean
 
-    with told(lambda: "the same command goes on with the parts that are left"):
-        report = clean(
-            corpus,
-            out,
-            rules=rules,
-            workers=workers,
-            force=force,
-            command=f"toolchain {shlex.join(sys.argv[1:])}",
-            say=lambda line: click.echo(line, err=True),
-        )
+    try:
+        with told(lambda: "the same command goes on with the parts that are left"):
+            report = clean(
+                corpus,
+                out,
+                **options,
+                command=f"toolchain {shlex.join(sys.argv[1:])}",
+                say=lambda line: click.echo(line, err=True),
+            )
+    except Underway as jobs:
+        click.echo(str(jobs), err=True)
+        return
     click.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else table(report, out))
 
 
@@ -62,9 +79,10 @@ def table(report: dict[str, Any], out: Path) -> str:
             f"{_share(found, total, 'characters'):>26}"
         )
         lines += [f"    {example[:90]}" for example in found.get("examples", [])[:1]]
-    return "\n".join(
-        [*lines, f"{out}: {report['kept']['documents']:,} documents in {report['seconds']:.0f} s"]
-    )
+    took = (
+        "" if report["seconds"] is None else f" in {report['seconds']:.0f} s"
+    )  # null where a run was resumed
+    return "\n".join([*lines, f"{out}: {report['kept']['documents']:,} documents{took}"])
 
 
 def _share(found: dict[str, Any], total: dict[str, Any], key: str) -> str:

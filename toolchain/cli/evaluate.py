@@ -55,10 +55,10 @@ def command(
 
 
 def figure(perplexity: float | None) -> str:
-    """A perplexity with two decimals; one beyond 100,000 says only that the model is broken, and how badly."""
+    """A perplexity with two decimals; of one beyond 100,000 two digits say how badly the model is broken."""
     if perplexity is None:
         return "not finite"
-    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{perplexity:.4g}"
+    return f"{perplexity:.2f}" if perplexity < 1e5 else f"{float(f'{perplexity:.2g}'):,.0f}"
 
 
 def sentence(result: dict[str, Any]) -> str:

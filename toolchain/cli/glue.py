@@ -65,7 +65,11 @@ from toolchain.cli.options import told
 @click.option("--seed", type=click.IntRange(min=0), help="[default: 0]")
 @click.option("--seeds", metavar="N[,N...]", help="Several: figures come as mean and spread.")
 @click.option("--export", "recipe", metavar="RECIPE", help="Export each classifier and measure that too.")
-@click.option("--submit", type=click.Path(path_type=Path), help="Folder for answers to GLUE's test sets.")
+@click.option(
+    "--submit",
+    type=click.Path(path_type=Path),
+    help="Folder for answers to GLUE's test sets; needs each task's test.tsv.",
+)
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print OUT/glue.json.")
 def command(

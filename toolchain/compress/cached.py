@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from devices.errors import UserError
-from toolchain.shards import Ask, Kept, Wanted, kept
+from toolchain.shards import Ask, Kept, Wanted, kept, refuse_other
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +77,7 @@ def cached_teacher(
     import numpy as np
 
     window, top = about["window"], about["top"]
-    if top >= about["vocabulary"]:
-        raise UserError(f"--cache-top {top}: the vocabulary has {about['vocabulary']}; keep fewer")
+    _refuse_top(top, about["vocabulary"])
     ids = "<u2" if about["vocabulary"] <= 1 << 16 else "<u4"
     wanted = Wanted(
         about,
@@ -93,6 +92,17 @@ def cached_teacher(
         weight=window,
     )
     return CachedTeacher(kept(place, wanted, lambda: _asker(load(), blocks, wanted), say))
+
+
+def refuse_cache(place: str, top: int, temperature: float, vocab: int) -> None:
+    """UserError for a cache that could not be made or read, by what is known before any text is."""
+    _refuse_top(top, vocab)
+    refuse_other(place, {"vocabulary": vocab, "top": top, "temperature": temperature})
+
+
+def _refuse_top(top: int, vocab: int) -> None:
+    if top >= vocab:
+        raise UserError(f"--cache-top {top}: the vocabulary has {vocab}; keep fewer")
 
 
 def _asker(teacher: "PreTrainedModel", blocks: "np.ndarray", wanted: Wanted) -> Ask:

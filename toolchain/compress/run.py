@@ -12,6 +12,7 @@ from devices.text import load_tokenizer
 from export.architecture import Architecture, parameters
 from export.checkpoint import identity, open_checkpoint
 from toolchain import __version__
+from toolchain.compress.cached import refuse_cache
 from toolchain.compress.card import model_card
 from toolchain.compress.faults import plain_faults
 from toolchain.compress.objectives import OBJECTIVES
@@ -72,6 +73,8 @@ def compress(
     _, arch = open_teacher(folder)
     _check_tokenizer(folder, train, say)
     kept, selection = _kept(arch.layers, layers, keep, select, seed), None
+    if training and training.cache_teacher and training.cache_top and training.temperature:
+        refuse_cache(training.cache_teacher, training.cache_top, training.temperature, arch.vocab)
     corpus = _corpus(training, arch.positions)
     if select in MEASURED:
         text = select_corpus or corpus or "stdlib"

@@ -61,11 +61,11 @@ def from_hub(name: str, say: Callable[[str], object]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError
 
-    say(f"{name}: no folder or file of that name here, so from the hub or its cache")
     try:
         with quiet_hub():
             config = Path(snapshot_download(name, allow_patterns=["config.json"])) / "config.json"
             describe_at(config.parent, read_json(config, "the teacher's configuration"))
+            say(f"{name}: no folder or file of that name here, so from the hub or its cache")
             return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
     except GatedRepoError:
         raise UserError(

@@ -296,7 +296,13 @@ def newest_snapshot(snapshots: Path, say: Callable[[str], object] = lambda line:
         if _whole(folder):
             newest = str(folder)
         else:
-            say(f"the snapshot at step {folder.name.split('-')[1]} is damaged and is left out")
+            step, state = folder.name.split("-")[1], folder / "trainer_state.json"
+            if state.is_file() and state.stat().st_size:  # written last
+                say(f"the snapshot at step {step} is damaged and is left out")
+            else:
+                say(
+                    f"the snapshot at step {step} was still being written when the run ended; it is not needed"
+                )
             if first_process():
                 shutil.rmtree(folder)
     return newest

@@ -145,7 +145,7 @@ def request(
     positions = check(student).positions
     if max_tokens is not None and max_tokens > positions:
         raise UserError(
-            f"{model}: has {positions} positions, {max_tokens} tokens do not fit; lower max tokens"
+            f"{model}: has {positions} positions, {max_tokens} tokens do not fit; lower --max-tokens"
         )
     max_tokens = max_tokens or min(MAX_TOKENS, positions)
     guide = None if teacher is None else find(Path(teacher), task, settings["seed"])

@@ -10,6 +10,7 @@ from typing import Any
 from devices.errors import UserError
 from devices.files import cache_folder, make_cache
 from toolchain.glue.description import Task
+from toolchain.quiet import quiet_datasets
 
 HUB = "nyu-mll/glue"
 USUAL = {"train": "train", "dev": "validation", "test": "test"}
@@ -36,7 +37,8 @@ def _load(task: Task, config: str, split: str) -> Any:
     from datasets.exceptions import DatasetsError
 
     try:
-        return load_dataset(HUB, config, split=split)
+        with quiet_datasets():
+            return load_dataset(HUB, config, split=split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         # Each release of datasets wraps network faults otherwise.
         cause = " ".join(str(error).split())[:120]

@@ -97,11 +97,13 @@ def glue(
     )
     if submission is not None:
         refuse_unsubmittable(list(plan.named.values()), submission)
-    _tell_counts(plan, say)
+    deviations = _deviations(plan)
     for task in plan.named.values():  # a teacher that fits the first task may not fit the second
         _asked(plan.model, task, {**plan.settings, "seed": plan.seeds[0]})
     done = {} if force else _finished(plan)
     _refuse_in_the_way(plan, done)
+    for line in deviations:
+        say(line)
     found = {name: _runs(plan, name, done, say) for name in plan.named}
     if submission is not None:
         for name, task in plan.named.items():
@@ -132,13 +134,14 @@ def _checked(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _tell_counts(plan: Plan, say: Say) -> None:
-    """Read every set that will be needed, and say where its rows are not as many as GLUE's."""
-    for task in plan.named.values():
-        for split in ("train", *task.sets("dev")):
-            deviation = task.deviation(split, len(task.rows(split)))
-            if deviation:
-                say(f"{task.name}: {deviation}")
+def _deviations(plan: Plan) -> list[str]:
+    """Read every set that will be needed; where its rows are not as many as GLUE's, a line that says so."""
+    found = [
+        (task.name, task.deviation(split, len(task.rows(split))))
+        for task in plan.named.values()
+        for split in ("train", *task.sets("dev"))
+    ]
+    return [f"{name}: {deviation}" for name, deviation in found if deviation]
 
 
 def _finished(plan: Plan) -> dict[tuple[str, int], dict[str, Any]]:

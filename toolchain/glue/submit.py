@@ -19,8 +19,13 @@ def refuse_unsubmittable(tasks: list[Task], folder: Path) -> None:
         if not task.submission:
             raise UserError(f"--submit: {task.name} is no task of GLUE's server; leave it or --submit out")
         for split in task.submission:
-            if split not in OPTIONAL or task.file(split).exists():
+            if task.file(split).exists():
                 task.rows(split)
+            elif split not in OPTIONAL:
+                raise UserError(
+                    f"--submit: answers the test set of {task.name}, and {task.file(split)} is not there; "
+                    "put it there, or leave --submit out"
+                )
     refuse_unwritable(folder)
 
 

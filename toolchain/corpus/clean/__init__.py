@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from devices.errors import UserError
-from devices.files import read_json, sha256, staged, write_json
+from devices.files import read_json, refuse_existing, sha256, staged, staging_path, write_json
 from devices.process import command, environment
 from devices.progress import Progress
 from toolchain import __version__
 from toolchain.compress.unfinished import differences
+from toolchain.corpus.clean.executors import SUBMITTED, Underway, job_prefix, options, refuse_running
 from toolchain.corpus.clean.rules import DUPLICATES, NEAR_DUPLICATES, RULES, parse
 from toolchain.corpus.documents import PART, Part, parts
 from toolchain.corpus.load import REPORT, calibration_file, export_hub, text_files
@@ -36,7 +37,9 @@ def clean(
     out: Path,
     *,
     rules: str = "paper",
-    workers: int = 1,
+    workers: int | None = None,
+    executor: str = "local",
+    executor_options: Path | None = None,
     force: bool = False,
     command: str = "",
     say: Callable[[str], object] = lambda line: None,
@@ -46,9 +49,12 @@ def clean(
     `corpus` is a file, a folder, hub:NAME or stdlib (its train part), read as training reads it; `rules` are
     names of rules.RULES or SETS between commas. `out` holds jsonl files of {"text": ...}, which --corpus takes,
     and clean.json: what was read, kept and dropped by each rule, in documents, lines and characters, with
-    examples. `workers` tasks of about 16 MB run at a time. An interrupted call goes on when it is made again.
+    examples. `workers` tasks of about 16 MB run at a time: one by default, on a cluster as many as it takes. An
+    interrupted call goes on when it is made again. `executor` is local, slurm or ray, with its options in a
+    TOML file; on a cluster `out` and the corpus lie where all its machines see them under the same path.
 
     Raises:
+        Underway: Slurm has the jobs; the same call, when they have ended, writes `out`.
         UserError: an unknown rule, a corpus that cannot be read, one that nothing is left of, `out` exists,
             an unfinished run for `out` at another request (unless `force`).
     """
@@ -56,8 +62,13 @@ def clean(
     for needed in ("datatrove", "orjson"):  # known before anything is read: another process imports them
         if find_spec(needed) is None:
             raise ModuleNotFoundError(name=needed)
+    where = {"executor": executor, "options": options(executor, executor_options), "workers": workers}
+    if executor == "local":
+        where["workers"] = workers or 1
     _refuse_overlap(corpus, out)
-    files = _files(corpus, out)
+    refuse_existing(out, force)
+    refuse_running(staging_path(out.absolute()) / WORK, str(out))
+    files = [file.absolute() if executor != "local" else file for file in _files(corpus, out)]
     request = {
         "rules": list(chosen),
         "files": [[str(file.absolute()), sha256(file)] for file in files],
@@ -70,10 +81,9 @@ def clean(
         started = time.monotonic()
         if not done:
             cut = parts(files)
-            say(
-                f"{out}: {', '.join(chosen)} on {len(cut)} part{'s' * (len(cut) > 1)} of {corpus}, {workers} at a time"
-            )
-            folder = work / _run(work, cut, chosen, workers)
+            limit = f", {where['workers']} at a time" if where["workers"] else ""
+            say(f"{out}: {', '.join(chosen)} on {len(cut)} part{'s' * (len(cut) > 1)} of {corpus}{limit}")
+            folder = work / _run(work, cut, chosen, where, str(out))
             seconds = None if resumed else round(time.monotonic() - started, 1)
             report = _report(work, request, corpus, files, command, seconds)
             if not report["kept"]["documents"]:
@@ -137,9 +147,14 @@ def _prepare(
     return False
 
 
-def _run(work: Path, cut: list[Part], rules: tuple[str, ...], workers: int) -> str:
-    """Run the stages in a process of their own, showing how far they are; the name of the last one's folder."""
-    plan = {"work": str(work), "parts": cut, "rules": rules, "workers": workers}
+def _run(work: Path, cut: list[Part], rules: tuple[str, ...], where: dict[str, Any], out: str) -> str:
+    """Run the stages in a process of their own, showing how far they are; the name of the last one's folder.
+
+    Underway where they are Slurm's from here on.
+    """
+    plan = {"work": str(work), "parts": cut, "rules": rules, "jobs": job_prefix(work), **where}
+    if where["executor"] == "slurm":
+        (work / SUBMITTED).write_text(plan["jobs"], encoding="utf-8")
     (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     with (work / "plan.json").open() as asked, (work / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -157,14 +172,22 @@ def _run(work: Path, cut: list[Part], rules: tuple[str, ...], workers: int) -> s
             process.kill()
             process.wait()
             raise
-    lost = {"error": _last_words(work, process.returncode)}
-    answer: dict[str, Any] = json.loads(said[-1]) if said else lost
+    answer: dict[str, Any] = (
+        json.loads(said[-1]) if said else {"error": _last_words(work, process.returncode)}
+    )
     if answer.get("errno"):
         raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["file"] or None)
-    if said and "error" in answer:
+    if answer.get("text"):
         shutil.rmtree(work.parent)  # the text has to be mended, and then nothing of this holds
+    if answer.get("log"):
+        answer["error"] += f": {_log(work)}; see {work / 'log'}"
     if "error" in answer:
         raise UserError(answer["error"])
+    if "submitted" in answer:
+        raise Underway(
+            f"{out}: submitted to Slurm as {plan['jobs']}*; give the same command again when the jobs have ended: "
+            "it writes the corpus, or submits what failed anew"
+        )
     return answer["folder"]
 
 
@@ -187,11 +210,16 @@ def _tasks_done(work: Path) -> int:
 
 
 def _last_words(work: Path, code: int) -> str:
-    lines = (work / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = lines[-1][:200] if lines else "it said nothing"
+    last = _log(work)
     if code < 0:
         return f"clean: the process that cleans was killed by signal {-code}; out of memory? lower --workers"
     return f"clean: failed ({last}); see {work / 'log'}, and give the same command again to go on"
+
+
+def _log(work: Path) -> str:
+    """The last line of what the process that cleans said."""
+    lines = (work / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else "it said nothing"
 
 
 def _report(

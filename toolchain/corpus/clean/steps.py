@@ -23,6 +23,7 @@ from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
+from devices.errors import UserError
 from devices.files import write_json
 from devices.process import end_with
 from toolchain.corpus.clean.rules import DUPLICATES, LINE_RULES, NEAR_DUPLICATES, key
@@ -96,17 +97,47 @@ class Source(PipelineStep):
     type = "READER"
     name = "parts"
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[Part], errors: str) -> None:
         super().__init__()
-        self.parts = parts
+        self.parts, self.errors = parts, Path(errors)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Yield one document for each text; a part that was never written has none."""
-        end_with(os.getppid())
+        """Yield one document for each text; a part that was never written has none.
+
+        What is wrong with a text is also left as a file: a job on another machine has nobody to tell.
+        """
+        if os.environ.get("DATATROVE_EXECUTOR") == "LOCAL":  # elsewhere a cluster ends its tasks
+            end_with(os.getppid())
         part = self.parts[rank]
-        for number, text in enumerate(documents(part) if Path(part.file).is_file() else ()):
-            if text.strip():
-                yield Document(text=text, id=f"{rank:05d}/{number}")
+        try:
+            for number, text in enumerate(documents(part) if Path(part.file).is_file() else ()):
+                if text.strip():
+                    yield Document(text=text, id=f"{rank:05d}/{number}")
+        except UserError as error:
+            self.errors.mkdir(exist_ok=True)
+            (self.errors / f"{rank:05d}").write_text(str(error), encoding="utf-8")
+            raise
+
+
+class After(PipelineStep):
+    """Lets a task begin only when all tasks of the stage before are done: a cluster may start it all the same.
+
+    What is not there yet would count as empty, and its documents would be lost without a word.
+    """
+
+    type = "CHECK"
+    name = "after"
+
+    def __init__(self, stage: str, tasks: int) -> None:
+        super().__init__()
+        self.stage, self.tasks = Path(stage), tasks
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Pass `data` on."""
+        done = len(list((self.stage / "completions").glob("*")))
+        if done < self.tasks:
+            raise RuntimeError(f"{self.stage.name}: only {done} of {self.tasks} tasks are done")
+        return data
 
 
 class Count(PipelineStep):

@@ -34,7 +34,7 @@ def open_teacher(method: str, teacher: Path, student: Path, task: Task, max_toke
         )
     if arch.positions < max_tokens:
         raise UserError(
-            f"{teacher}: has {arch.positions} positions, {max_tokens} tokens do not fit; lower max tokens"
+            f"{teacher}: has {arch.positions} positions, {max_tokens} tokens do not fit; lower --max-tokens"
         )
     _same_task(teacher, checkpoint.config, arch.labels, task)
     _same_tokens(teacher, checkpoint.config, student)
