@@ -177,10 +177,13 @@ def test_a_study_runs_once(study: Callable[..., Path], cli: Callable[..., Any], 
     assert "| uniform |" in (out / "trial" / "tables.md").read_text()
     listing = json.loads((out / "trial" / "study.json").read_text())["stages"]
     assert listing["cut-uniform"]["does"] == "compress big --layers 2 --select uniform"
+    assert all(stage["seconds"] > 0 for stage in listing.values())
     before = {path: path.stat().st_mtime_ns for path in (out / "stages").rglob("*.json")}
     second = cli("run", file, "--out", out)
     assert second.returncode == 0 and "5 of them made before" in second.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (out / "stages").rglob("*.json")}
+    again = json.loads((out / "trial" / "study.json").read_text())["stages"]
+    assert [s["seconds"] for s in again.values()] == [s["seconds"] for s in listing.values()]
 
 
 TABLE = """

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devices.errors import CheckFailed, UserError
-from devices.files import refuse_unwritable, write_json
+from devices.files import read_json, refuse_unwritable, write_json
 from toolchain.compress.teacher import HUB_ID
-from toolchain.study.engine import FAILED, SKIPPED, begin, walk_stages
+from toolchain.study.engine import FAILED, SKIPPED, Walk, begin, walk_stages
 from toolchain.study.estimate import Cost, costs, rate
 from toolchain.study.show import clock, shown
 from toolchain.study.spec import Study, read_study
@@ -55,7 +55,7 @@ def run(
         with shown(walk, expected, jobs) as changed:
             walk_stages(walk, home / "logs", jobs, threads, changed)
     finally:
-        _write(study, walk.states, stages, out, home)
+        _write(study, walk, out, home)
     lost = {name: state for name, state in walk.states.items() if state in (FAILED, SKIPPED)}
     if lost:
         first = next(name for name, state in lost.items() if state == FAILED)
@@ -67,16 +67,28 @@ def run(
     return home / "tables.md"
 
 
-def _write(study: Study, states: dict[str, str], stages: dict[str, Path], out: Path, home: Path) -> None:
-    """What was found so far: the figures, the tables, and which stage lies where."""
-    found = figures(study, stages)
+def _write(study: Study, walk: Walk, out: Path, home: Path) -> None:
+    """What was found so far: the figures, the tables, which stage lies where and how many seconds it took.
+
+    A stage's seconds are those of the run of this study that finished it; null where another study did.
+    """
+    found = figures(study, walk.places)
+    file = home / "study.json"
+    before = read_json(file, "a study's stages").get("stages", {}) if file.is_file() else {}
+    seconds = {name: before.get(name, {}).get("seconds") for name in study.stages}
+    seconds |= {name: round(took, 1) for name, took in walk.seconds.items()}
     (home / "figures.csv").write_text(to_csv(found, out), encoding="utf-8")
     (home / "tables.md").write_text(to_markdown(study, found), encoding="utf-8")
     listing = {
-        name: {"state": states[name], "folder": str(stages[name].relative_to(out)), "does": describe(stage)}
+        name: {
+            "state": walk.states[name],
+            "seconds": seconds[name],
+            "folder": str(walk.places[name].relative_to(out)),
+            "does": describe(stage),
+        }
         for name, stage in study.stages.items()
     }
-    write_json(home / "study.json", {"schema": 1, "title": study.title, "stages": listing})
+    write_json(file, {"schema": 1, "title": study.title, "stages": listing})
 
 
 def _refuse_full(study: Study, out: Path, cost: dict[str, Cost], stages: dict[str, Path]) -> None:
