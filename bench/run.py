@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import result
 from bench.process import ask
+from bench.rounds import Ask, asking
 from bench.workloads import Workload, workload_for
 from devices import profiles
 from devices.artifact import Artifact, open_artifact
@@ -63,7 +64,7 @@ def bench(
     profile = profiles.load(chosen.device)
     if chosen.rounds < 1:
         raise UserError(f"rounds is {chosen.rounds}; it must be 1 or more")
-    if chosen.threads is not None:
+    if chosen.threads is not None and profile.kind == "local":
         from devices.session import thread_count  # brings ONNX Runtime, which else only the workers need
 
         thread_count(chosen.threads)
@@ -77,29 +78,33 @@ def bench(
     rounds: list[list[dict[str, Any]]] = [[] for _ in opened]
     order = _schedule(len(opened), chosen.rounds, chosen.seed)
     judged = sum(_has_quality(artifact, chosen) for artifact in opened)
-    with Progress(len(order) + judged, "bench", "run", progress) as bar:
+    texts = {str(chosen.corpus): corpus["sha256"]} if corpus else {}
+    with (
+        asking(ask, profile, opened, texts, out, _settings(chosen, plans), say) as asked,
+        Progress(len(order) + judged, "bench", "run", progress) as bar,
+    ):
         # Quality first: a text that does not fit is known before the rounds, and every file is in the page
         # cache when the first of them loads it.
         qualities = []
         for artifact in opened:
             bar.name(f"{artifact.name}: quality")
-            qualities.append(_quality(artifact, chosen, corpus))
+            qualities.append(_quality(artifact, chosen, corpus, asked))
             bar.update(_has_quality(artifact, chosen))
-        counts = [_threads(artifact, chosen) for artifact in opened]
+        counts = [_threads(artifact, chosen, asked) for artifact in opened]
         for at in order:
             bar.name(opened[at].name)
             request = _request(opened[at], plans[at], chosen, counts[at]["threads"])
-            rounds[at].append({**ask(request, str(opened[at].path)), **counts[at]})
+            rounds[at].append({**asked(request, str(opened[at].path)), **counts[at]})
             bar.update()
-    results = [
-        result.build(artifact, path, plan, profile, chosen.seed, found, quality)
-        for artifact, path, plan, found, quality in zip(
-            opened, artifacts, plans, rounds, qualities, strict=True
-        )
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    for one in results:
-        write_json(result.place(out, one), one)
+        results = [
+            result.build(artifact, path, plan, profile, chosen.seed, found, quality)
+            for artifact, path, plan, found, quality in zip(
+                opened, artifacts, plans, rounds, qualities, strict=True
+            )
+        ]
+        out.mkdir(parents=True, exist_ok=True)
+        for one in results:
+            write_json(result.place(out, one), one)
     return results
 
 
@@ -172,7 +177,13 @@ def _schedule(artifacts: int, rounds: int, seed: int) -> list[int]:
     return [at for _ in range(rounds) for at in rng.sample(range(artifacts), artifacts)]
 
 
-def _threads(artifact: Artifact, chosen: Settings) -> dict[str, Any]:
+def _settings(chosen: Settings, plans: list[Workload]) -> dict[str, Any]:
+    """What, besides bytes and device, makes a command another one: its answers are not for this one."""
+    same = {"threads": chosen.threads, "seed": chosen.seed, "window": chosen.window, "blocks": chosen.blocks}
+    return {**same, "workloads": [plan.as_dict() for plan in plans]}
+
+
+def _threads(artifact: Artifact, chosen: Settings, ask: Ask) -> dict[str, Any]:
     """Threads for all rounds of an artifact: those asked for, or what a process of its own finds best."""
     if chosen.threads is not None:
         return {"threads": chosen.threads, "threads_from": "asked"}
@@ -196,7 +207,7 @@ def _has_quality(artifact: Artifact, chosen: Settings) -> bool:
     return (chosen.corpus if artifact.kind == "decoder" else chosen.task) is not None
 
 
-def _quality(artifact: Artifact, chosen: Settings, corpus: dict[str, str] | None) -> dict[str, Any]:
+def _quality(artifact: Artifact, chosen: Settings, corpus: dict[str, str] | None, ask: Ask) -> dict[str, Any]:
     """Perplexity of a decoder, a task's metric of a classifier, each from a process that is not timed."""
     found: dict[str, Any] = {"perplexity": None, "task": None}
     request = {"artifact": str(artifact.path), "threads": chosen.threads}

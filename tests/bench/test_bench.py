@@ -251,7 +251,7 @@ def test_an_interrupt_ends_the_worker(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(popen, "communicate", interrupt)
+    monkeypatch.setattr(process, "_read", interrupt)
     monkeypatch.setattr(process.subprocess, "Popen", start)
     with pytest.raises(KeyboardInterrupt):
         process.ask({}, "art")
