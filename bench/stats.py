@@ -106,10 +106,8 @@ def compare(a: Sequence[float], b: Sequence[float], paired: bool) -> dict[str, A
         middle, error, freedom = _apart(x, y)
     reach = student(CONFIDENCE, freedom) * error
     ratio, low, high = (math.exp(value) for value in (middle, middle - reach, middle + reach))
-    if low <= 1 <= high or 1 / SMALLEST < ratio < SMALLEST:
-        verdict = "same"
-    else:
-        verdict = "more" if ratio > 1 else "less"
+    same = low <= 1 <= high or 1 / SMALLEST < ratio < SMALLEST
+    verdict = "same" if same else "more" if ratio > 1 else "less"
     return {"ratio": ratio, "low": low, "high": high, "verdict": verdict, "rounds": rounds, "paired": paired}
 
 
