@@ -181,7 +181,7 @@ def _tell_busy(results: list[dict[str, Any]], say: Callable[[str], None]) -> Non
     if others and max(others) > BUSY:
         say(
             f"the machine was busy: others used {max(others):.0%} of its processors in the median round, "
-            f"{worst:.0%} in the worst; times are longer than on a quiet one, ratios within this run hold"
+            f"{worst:.0%} in the worst; times are longer than on a quiet one, and ratios within this run less certain"
         )
 
 
