@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import re
 import tempfile
@@ -11,16 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from devices import code, connection, machine, profiles, transfer, wheels
+from devices import code, connection, profiles, transfer, wheels
 from devices.errors import UserError
+from devices.local import findings
+from devices.probe import PACKAGES
 from devices.process import HOME
 from devices.profiles import Profile
 from devices.reach import Finding
 
 Say = Callable[[str], None]
-PACKAGES = ("onnxruntime", "numpy", "tokenizers")  # what the worker imports
 PYTHON = (3, 11)
 HOLDS = ("venv", "code", "artifacts", "incoming", "cache", "ready", "toolchain-device")
+# Our code comes on standard input and is gone again when it has answered; $1 folder, $2 Python, then packages.
+PROBE = """cd -- "$1" 2>/dev/null; export ORT_DISABLE_TELEMETRY=1 PYTHONUTF8=1; p="$2"; shift 2
+exec "$p" -P -c 'import runpy, sys, tempfile
+with tempfile.NamedTemporaryFile(suffix=".zip") as file:
+    file.write(sys.stdin.buffer.read())
+    file.flush()
+    sys.path.insert(0, file.name)
+    runpy.run_module("devices.probe", run_name="__main__", alter_sys=True)' "$@" """
 SAY = "say() { printf '\\n#toolchain# %s\\n' \"$*\"; }\n"
 # What can be seen without our code: $1 folder, $2 Python, $3 our code's digest.
 LOOK = (
@@ -201,44 +209,10 @@ def check(profile: Profile) -> list[Finding]:
     is_set_up = found["folder"] == "ours" and found["ready"] == _ready_mark(profile)
     lines.append(Finding("set up", "yes" if is_set_up else "no", is_set_up, cure(profile)))
     chosen = python(profile) if is_set_up else profile.settings["python"]
-    about = _probe(profile, chosen)
-    lines += [Finding(key, value) for key, value in about["environment"].items() if key != "python"]
-    lines += expected(profile, about["environment"]["isa"])
-    if is_set_up:
-        again = cure(profile)
-        lines += [Finding(f"import {name}", text, ok, again) for name, (ok, text) in about["imports"].items()]
-    return lines
-
-
-def expected(profile: Profile, isa: list[str] | None) -> list[Finding]:
-    """Whether the processor has what the profile says: recipes are chosen by that."""
-    missing = sorted(set(profile.isa or ()) - set(isa or ()))
-    if not missing:
-        return []
-    hint = f"correct isa in {profile.path}"
-    return [Finding("isa of the profile", f"the processor lacks {' '.join(missing)}", False, hint)]
-
-
-PROBE = """
-import importlib, json, sys
-found = {}
-for name in sys.argv[1:]:
-    try:
-        found[name] = True, importlib.import_module(name).__version__
-    except Exception as error:
-        found[name] = False, str(error)
-print("\\n#toolchain# " + json.dumps({"environment": environment(), "imports": found}))
-"""
-# The source comes on standard input: nothing of it is left there.
-READ = """cd -- "$1" 2>/dev/null; export ORT_DISABLE_TELEMETRY=1; p="$2"; shift 2
-exec "$p" -c 'import sys; exec(compile(sys.stdin.read(), "probe", "exec"))' "$@" """
-
-
-def _probe(profile: Profile, chosen: str) -> dict[str, Any]:
-    """devices.machine's environment there, and for each package whether it imports and its version or error."""
-    source = (inspect.getsource(machine) + PROBE).encode()
-    lines = connection.run(profile, READ, profile.settings["folder"], chosen, *PACKAGES, given=source)
-    return json.loads(lines[-1])
+    words = profile.settings["folder"], chosen, *(PACKAGES if is_set_up else ())
+    about = json.loads(connection.run(profile, PROBE, *words, given=code.packed())[-1])
+    about["environment"].pop("python")  # told already
+    return lines + findings(profile, about, cure(profile))
 
 
 def clean(profile: Profile, say: Say) -> None:
