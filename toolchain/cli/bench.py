@@ -24,6 +24,7 @@ def counts(_: click.Context, __: click.Parameter, text: str | None) -> list[int]
 @click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of results to add these to.")
 @click.option("--device", default="local", show_default=True, help="A device's name, or its TOML file.")
+@click.option("--setup", is_flag=True, help="Set the device up first, as `toolchain devices setup` does.")
 @click.option("--workload", help="What to measure.  [default: chat; classify for a classifier]")
 @click.option(
     "--threads",
@@ -90,6 +91,7 @@ def _measure(
     corpus: str | None,
     task: str | None,
     data: Path | None,
+    setup: bool,
     **settings: Any,
 ) -> None:
     """Measure, write, print."""
@@ -110,6 +112,11 @@ def _measure(
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    if setup:
+        from devices import profiles, reach
+
+        profile = profiles.load(settings["device"])
+        reach.of(profile).setup(profile, say)
     results = bench(list(artifacts), out, say=say, task=rows, **settings)
     if as_json:
         click.echo(json.dumps(results, indent=2))
