@@ -14,7 +14,6 @@ import pytest
 from bench import process, run
 from bench.result import place
 from bench.run import TaskRows, bench
-from bench.stats import spread
 from devices.artifact import open_artifact
 from devices.errors import UserError
 from devices.machine import physical_cores
@@ -369,11 +368,3 @@ def test_bad_options_exit_2(artifacts, cli, tmp_path, options):
     done = cli("bench", artifacts[0], *options, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("toolchain: ")
-
-
-def test_percentiles():
-    """Median, p95 and p99 are numpy's, and nothing measured is null."""
-    assert spread([]) is None and spread(None) is None
-    found = spread(list(range(101)))
-    assert (found["median"], found["p95"], found["p99"]) == (50, 95, 99)
-    assert found["samples"] == list(range(101))
