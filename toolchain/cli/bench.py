@@ -15,6 +15,7 @@ from toolchain.cli.evaluate import figure
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of results to add these to."
 )
 @click.option("--device", default="local", show_default=True, help="A device's name, or its TOML file.")
+@click.option("--setup", is_flag=True, help="Set the device up first, as `toolchain devices setup` does.")
 @click.option("--workload", help="What to measure.  [default: chat; classify for a classifier]")
 @click.option(
     "--threads",
@@ -39,6 +40,7 @@ def command(
     corpus: str | None,
     task: str | None,
     data: Path | None,
+    setup: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -63,6 +65,11 @@ def command(
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    if setup:
+        from devices import profiles, reach
+
+        profile = profiles.load(settings["device"])
+        reach.of(profile).setup(profile, say)
     results = bench(list(artifacts), out, say=say, task=rows, **settings)
     if as_json:
         click.echo(json.dumps(results, indent=2))
