@@ -6,16 +6,18 @@ emulator's are not the device's.
 """
 
 import gc
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.stats import spread
 from bench.workloads import Workload, prompt_ids, row_ids
 from devices.artifact import Artifact, open_artifact
+from devices.errors import UserError
 from devices.machine import environment
 from devices.marks import Counts, Marks
-from devices.runtime import Classifier, Decoder
 
 REPEATS = 3  # of each piece of work within a process
 KEYS = ("load", "first_token", "per_prompt_token", "per_generated_token", "per_sentence")
@@ -26,6 +28,17 @@ UNKNOWN_THERE = (
     "mhz",
     "load",
 )  # the host's, not the device's
+
+
+def settled(chosen: Any) -> Any:
+    """The settings of bench.run for a device without time: one thread, since threads wait for each other by
+    spinning, and how long is chance. UserError for more."""
+    if chosen.threads not in (None, 1):
+        raise UserError(
+            f"threads is {chosen.threads}; instructions are counted with 1, for waiting costs them too: "
+            "leave --threads out"
+        )
+    return replace(chosen, threads=1)
 
 
 def count(request: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +54,11 @@ def count(request: dict[str, Any]) -> dict[str, Any]:
         "instructions_all": {key: [every for _, every in counts] for key, counts in found.items()},
         "threads": 1,
         "peak_rss_bytes": None,
-        "environment": {**environment(), **dict.fromkeys(UNKNOWN_THERE)},
+        "environment": {
+            **environment(),
+            **dict.fromkeys(UNKNOWN_THERE),
+            "emulator": os.environ.get("EMULATOR"),
+        },
     }
 
 
@@ -51,6 +68,8 @@ def count_decoder(artifact: Artifact, workload: Workload, seed: int) -> dict[str
     Greedy, batch 1; the whole is done once before it counts, since the first time also allocates. The first token
     is the prompt and the choice of its successor; a prompt token is its share of that.
     """
+    from devices.runtime import Decoder  # only in the worker: who asks need not load ONNX Runtime
+
     assert workload.prompt is not None and workload.generate is not None
     marks = Marks()
     marks.set()
@@ -84,6 +103,8 @@ def count_classifier(
     artifact: Artifact, workload: Workload, seed: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Instructions to load and per sentence of ids, one thread; a first pass is not counted."""
+    from devices.runtime import Classifier
+
     assert workload.rows is not None and workload.tokens is not None
     marks = Marks()
     marks.set()

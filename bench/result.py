@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench import instructions
 from bench.stats import spread
 from bench.workloads import Workload
 from devices.artifact import Artifact
@@ -44,6 +45,7 @@ def build(
         "seed": seed,
         **{key: spread(samples) for key, samples in {**per_round, **pooled}.items()},
         "peak_rss_bytes": spread(peaks),
+        "instructions": instructions.summary(rounds),
         "file_bytes": artifact.file_bytes,
         "quality": quality,
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import result
+from bench import instructions, result
 from bench.process import ask
 from bench.rounds import Ask, asking
 from bench.workloads import Workload, workload_for
@@ -64,6 +64,8 @@ def bench(
     profile = profiles.load(chosen.device)
     if chosen.rounds < 1:
         raise UserError(f"rounds is {chosen.rounds}; it must be 1 or more")
+    if profile.emulated:
+        chosen = instructions.settled(chosen)
     if chosen.threads is not None and profile.kind == "local":
         from devices.session import thread_count  # brings ONNX Runtime, which else only the workers need
 
@@ -94,6 +96,7 @@ def bench(
         for at in order:
             bar.name(opened[at].name)
             request = _request(opened[at], plans[at], chosen, counts[at]["threads"])
+            request["action"] = "instructions" if profile.emulated else "measure"
             rounds[at].append({**asked(request, str(opened[at].path)), **counts[at]})
             bar.update()
         results = [
@@ -193,7 +196,6 @@ def _threads(artifact: Artifact, chosen: Settings, ask: Ask) -> dict[str, Any]:
 def _request(artifact: Artifact, plan: Workload, chosen: Settings, threads: int) -> dict[str, Any]:
     rows = chosen.task.rows if chosen.task and artifact.kind == "classifier" else None
     return {
-        "action": "measure",
         "artifact": str(artifact.path),
         "workload": plan.as_dict(),
         "threads": threads,
