@@ -18,6 +18,7 @@ REPEATS = 0.1  # percent: repeats that differ by more are said
 CHECKED = ("per_prompt_token", "per_generated_token", "per_sentence")
 TOLD = ("load", "first_token")
 IDENTITY = ("device", "checkpoint", "recipe", "workload")
+WORK = ("name", "prompt", "generate", "rows", "tokens", "batch")
 VERSIONS = ("emulator", "python", "onnxruntime", "numpy")
 
 
@@ -35,7 +36,7 @@ def entry(result: dict[str, Any]) -> dict[str, Any]:
         "device": result["device"]["name"],
         "checkpoint": lineage.get("sha256"),
         "recipe": subject["recipe"]["name"],
-        "workload": {key: value for key, value in result["workload"].items() if key != "description"},
+        "workload": {key: result["workload"].get(key) for key in WORK},
         "name": subject["name"],
         "artifact": subject["sha256"],
         "versions": {key: result["environment"].get(key) for key in VERSIONS},
@@ -59,7 +60,9 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: written by a newer toolchain (schema {schema}); install that one here")
     entries = found.get("entries")
     if schema != SCHEMA or found.get("kind") != KIND or not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: is no baseline of instructions; write one with bench --check {path} --renew")
+        raise UserError(
+            f"{path}: is no baseline of instructions; write one with bench --check {path} --renew"
+        )
     for at, one in enumerate(entries):
         if wrong := _wrong(one):
             raise UserError(f"{path}: entry {at}: {wrong}; mend it, or renew the baseline")
@@ -70,7 +73,14 @@ def _wrong(one: Any) -> str | None:
     """What an entry lacks, or None."""
     if not isinstance(one, dict):
         return "is no object"
-    wanted = {"device": str, "recipe": str, "name": str, "workload": dict, "versions": dict, "instructions": dict}
+    wanted = {
+        "device": str,
+        "recipe": str,
+        "name": str,
+        "workload": dict,
+        "versions": dict,
+        "instructions": dict,
+    }
     for key, kind in wanted.items():
         if not isinstance(one.get(key), kind):
             return f"{key} is missing or has the wrong type"
@@ -98,7 +108,9 @@ def check(path: Path, results: Sequence[dict[str, Any]], threshold: float = THRE
         lines += _differences(old, now)
         if result["instructions"]["repeats_within"] * 100 > REPEATS:
             within = result["instructions"]["repeats_within"]
-            lines.append(f"{now['name']} on {now['device']}: repeats differ by {within:.2%}, more than {REPEATS} %")
+            lines.append(
+                f"{now['name']} on {now['device']}: repeats differ by {within:.2%}, more than {REPEATS} %"
+            )
         for key, count in now["instructions"].items():
             before = old["instructions"].get(key)
             if before is None:

@@ -37,6 +37,9 @@ WORKLOADS: dict[str, Workload] = {
     "prompt": Workload(
         "prompt", "decoder", "a prompt of 512 tokens, then 8 new ones", prompt=512, generate=8
     ),
+    "short": Workload(
+        "short", "decoder", "a prompt of 32 tokens, then 16 new ones: for emulators", prompt=32, generate=16
+    ),
     "classify": Workload(
         "classify", "classifier", "sentences, 32 at a time", rows=128, tokens=48, batch=32, passes=3
     ),

@@ -51,6 +51,7 @@ def environment(profile: Profile) -> dict[str, str]:
         **passed,
         **FIXED,
         **paths,
+        "EMULATOR": emulator(),
         "HOME": str(root.folder()),
         "XDG_CACHE_HOME": str(root.folder() / "own"),
     }

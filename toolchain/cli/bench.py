@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
+from toolchain.cli.baseline import compare, prepare, results_folder
 from toolchain.cli.evaluate import figure
 
 
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of results to add these to."
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of results to add these to.")
 @click.option("--device", default="local", show_default=True, help="A device's name, or its TOML file.")
 @click.option("--setup", is_flag=True, help="Set the device up first, as `toolchain devices setup` does.")
 @click.option("--workload", help="What to measure.  [default: chat; classify for a classifier]")
@@ -33,14 +32,33 @@ from toolchain.cli.evaluate import figure
 @click.option("--task", metavar="NAME", help="Labelled task to take a classifier's metric on (dev rows).")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder that holds the tasks' folders.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of tokens and order.")
+@click.option(
+    "--check",
+    "baseline",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Compare instructions per token with this baseline; exit 1 if they grew. Emulated devices only.",
+)
+@click.option(
+    "--threshold",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0, max=1000),
+    metavar="PERCENT",
+    help="For --check.",
+)
+@click.option("--renew", is_flag=True, help="Write what was counted into the --check file instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON list.")
 def command(
     artifacts: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     corpus: str | None,
     task: str | None,
     data: Path | None,
     setup: bool,
+    baseline: Path | None,
+    threshold: float,
+    renew: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -51,6 +69,7 @@ def command(
     \b
     Example:
       toolchain bench demo-out/artifacts/distilled-int8 --rounds 3 --out results
+      toolchain bench demo-out/artifacts/distilled-int8 --device cortex-a76 --workload short --rounds 2 --out results
     """
     from bench.run import bench
     from toolchain.glue.metrics import dev_rows
@@ -60,6 +79,7 @@ def command(
 
         settings["corpus"] = heldout_file(corpus)
         settings["corpus_name"] = "stdlib" if corpus == "stdlib" else None
+    prepare(out, baseline, renew, settings["device"])
     rows = None if task is None else dev_rows(task, data)
 
     def say(line: str) -> None:
@@ -70,12 +90,15 @@ def command(
 
         profile = profiles.load(settings["device"])
         reach.of(profile).setup(profile, say)
-    results = bench(list(artifacts), out, say=say, task=rows, **settings)
+    with results_folder(out) as folder:
+        results = bench(list(artifacts), folder, say=say, task=rows, **settings)
     if as_json:
         click.echo(json.dumps(results, indent=2))
-        return
-    click.echo("\n".join(table(results)))
-    click.echo(f"results in {out}")
+    else:
+        click.echo("\n".join(table(results)))
+        click.echo(f"results in {out}" if out else "no --out, so no results are kept")
+    if baseline:
+        compare(baseline, results, threshold, renew, say)
 
 
 COLUMNS = (
@@ -87,6 +110,10 @@ COLUMNS = (
     "ms/sentence",
     "peak MB",
     "file MB",
+    "M instr. to load",
+    "M/prompt token",
+    "M/token",
+    "M/sentence",
     "quality",
 )
 
@@ -114,12 +141,21 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
         _scaled(result["sentence_s"], "median", 1e3, 2),
         _scaled(result["peak_rss_bytes"], "median", 1e-6, 0),
         f"{result['file_bytes'] / 1e6:.1f}",
+        *(
+            _counted(result, key)
+            for key in ("load", "per_prompt_token", "per_generated_token", "per_sentence")
+        ),
         _quality(result["quality"]),
     )
 
 
 def _scaled(spread: dict[str, Any] | None, key: str, factor: float, digits: int) -> str:
     return "" if spread is None else f"{spread[key] * factor:.{digits}f}"
+
+
+def _counted(result: dict[str, Any], key: str) -> str:
+    counted = result.get("instructions") or {}
+    return _scaled(counted.get(key), "median", 1e-6, 3)
 
 
 def _quality(quality: dict[str, Any]) -> str:
