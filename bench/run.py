@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import result
+from bench import instructions, result
 from bench.process import ask
 from bench.rounds import Ask, asking
 from bench.workloads import Workload, workload_for
@@ -74,6 +74,8 @@ def bench(
     chosen = Settings(**settings)
     profile = profiles.load(chosen.device)
     _check_counts(chosen, profile)
+    if profile.emulated:
+        chosen = instructions.settled(chosen)
     opened = _open(artifacts)
     plans = [workload_for(chosen.workload, a.kind, a.model["positions"], chosen.minutes) for a in opened]
     _tell_other(opened, plans, chosen, say)
@@ -96,7 +98,8 @@ def bench(
         timed = () if profile.emulated else sorted({job.threads for job in jobs})
         roofs = {threads: _bandwidth(threads, chosen, asked) for threads in timed}
         count = chosen.rounds or (1 if lasting else ROUNDS)
-        _measure(jobs, _schedule(len(jobs), count, chosen.seed), chosen, asked, progress)
+        action = "instructions" if profile.emulated else "measure"
+        _measure(jobs, _schedule(len(jobs), count, chosen.seed), action, chosen, asked, progress)
         run = {"id": uuid.uuid4().hex}
         results = [job.result(profile, chosen.seed, run, roofs.get(job.threads)) for job in jobs]
         out.mkdir(parents=True, exist_ok=True)
@@ -131,13 +134,16 @@ class Job:
         )
 
 
-def _measure(jobs: list[Job], order: list[int], chosen: Settings, ask: Ask, progress: bool) -> None:
-    """The rounds, in that order, each in a process of its own."""
+def _measure(
+    jobs: list[Job], order: list[int], action: str, chosen: Settings, ask: Ask, progress: bool
+) -> None:
+    """The rounds, in that order, each in a process of its own that does `action`."""
     with Progress(len(order), "bench", "run", progress) as bar:
         for at in order:
             job = jobs[at]
             bar.name(job.artifact.name)
-            answer = ask(_request(job.artifact, job.plan, chosen, job.threads), str(job.artifact.path))
+            request = {"action": action, **_request(job.artifact, job.plan, chosen, job.threads)}
+            answer = ask(request, str(job.artifact.path))
             job.rounds.append({**answer, **job.count})
             bar.update()
 
@@ -274,7 +280,6 @@ def _threads(artifact: Artifact, chosen: Settings, ask: Ask) -> list[dict[str, A
 def _request(artifact: Artifact, plan: Workload, chosen: Settings, threads: int) -> dict[str, Any]:
     rows = chosen.task.rows if chosen.task and artifact.kind == "classifier" else None
     return {
-        "action": "measure",
         "artifact": str(artifact.path),
         "workload": plan.as_dict(),
         "threads": threads,
