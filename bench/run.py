@@ -81,6 +81,7 @@ def bench(
     _tell_other(opened, plans, chosen, say)
     _tell_scaled(opened, plans, say)
     _check_asked(opened, chosen)
+    _check_styles(plans, profile)
     corpus = _corpus(chosen)
     refuse_unwritable(out)
     texts = {str(chosen.corpus): corpus["sha256"]} if corpus else {}
@@ -215,6 +216,15 @@ def _check_asked(opened: list[Artifact], chosen: Settings) -> None:
         made_for = (artifact.manifest.get("task") or {}).get("name")
         if artifact.kind == "classifier" and made_for not in (None, chosen.task.name):
             raise UserError(f"{artifact.path}: was made for task {made_for}; name that with --task")
+
+
+def _check_styles(plans: list[Workload], profile: Profile) -> None:
+    """UserError where a workload is about time itself, and the device has none."""
+    for plan in plans:
+        if profile.emulated and plan.style in ("cold", "sustained"):
+            raise UserError(
+                f"workload {plan.name} measures time, and {profile.name} is emulated; choose another, such as short"
+            )
 
 
 def _tell_other(
