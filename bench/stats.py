@@ -35,8 +35,13 @@ def spread_of_rounds(rounds: Sequence[Sequence[float]]) -> dict[str, Any] | None
     found = spread([sample for samples in rounds for sample in samples])
     if found is None:
         return None
-    medians = [float(np.median(samples)) for samples in rounds]
+    medians = [median(samples) for samples in rounds]
     return {**found, "rounds": medians, "interval": interval(medians)}
+
+
+def median(samples: Sequence[float]) -> float:
+    """Of at least one."""
+    return float(np.median(samples))
 
 
 def interval(medians: Sequence[float], confidence: float = CONFIDENCE) -> list[float] | None:
