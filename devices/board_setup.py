@@ -54,6 +54,7 @@ UNPACK = """cd -- "$1" && mkdir -p code && rm -rf "code/.$2" && cat > "code/$2.z
 "$3" -m zipfile -e "code/$2.zip" "code/.$2" || exit 1
 rm -f "code/$2.zip" && { mv "code/.$2" "code/$2" 2>/dev/null || [ -d "code/$2" ]; }"""
 VENV = """cd -- "$1" || exit 1
+"$2" -c 'import ensurepip, venv' 2>/dev/null || { echo "no ensurepip" >&2; exit 1; }
 venv/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf venv && "$2" -m venv venv >&2; }"""
 INSTALL = """cd -- "$1" || exit 1
 shift; exec venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
@@ -123,7 +124,7 @@ def setup(profile: Profile, say: Say) -> None:
         try:
             connection.run(profile, VENV, folder, profile.settings["python"])
         except UserError as error:
-            if "venv" not in str(error):
+            if "no ensurepip" not in str(error):
                 raise
             raise UserError(
                 f"{profile.name}: Python there cannot make virtual environments; there: sudo apt install python3-venv"
