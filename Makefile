@@ -20,7 +20,8 @@ INTEROP ?= .cache/interop
 SHARED  := $(if $(wildcard $(PEERS)/optimum-onnx/ready),$(PEERS))
 OPTIMUM := $(if $(SHARED),,$(INTEROP)/optimum-onnx/ready)
 
-.PHONY: demo demo-short demo-smollm2 test test-slow interop peers lint teacher clean arm-artifacts arm-check arm-table
+.PHONY: demo demo-short demo-smollm2 test test-slow interop peers aa intervals lint teacher clean arm-artifacts \
+  arm-check arm-table
 
 demo: $(VENV)/ready
 	"$(BIN)/toolchain" demo $(TO)
@@ -106,6 +107,19 @@ peers: $(GGUF)
 	  --peers "$(PEER_NAMES)" --recipes "$(RECIPES)" --workloads "$(WORKLOADS)" --threads "$(THREADS)" \
 	  --shape $(SHAPE) --gguf $(GGUF) --sst2 "$(SST2)" --tokenizer "$(TOKENIZER)" --torch-index "$(TORCH_INDEX)" \
 	  $(if $(ANEW),--anew) $(if $(PREPARE),--prepare)
+
+# Does bench --compare keep its promise on this machine (docs/measuring.md)? 20 tries of one artifact measured twice
+# and once slowed by 5 %; NOISE=1 lets another program compute now and then. Needs make demo, or an ARTIFACT.
+ARTIFACT ?= demo-out/artifacts/distilled-int8
+NOISE    ?=
+TRIES    ?= 20
+aa: $(VENV)/ready
+	"$(BIN)/python" tests/bench/aa.py measure "$(ARTIFACT)" --tries $(TRIES) --out $(DOCS)/results/aa.json \
+	  $(if $(NOISE),--noise)
+
+# The same in a model, for every way to make an interval that was weighed: docs/adr/0015-intervals.md.
+intervals: $(VENV)/ready
+	"$(BIN)/python" tests/bench/aa.py simulate --out $(DOCS)/results/intervals.json
 
 # The demo's model on two ARM processors that are emulated: does a token cost more instructions than the baseline's?
 # RENEW=1 writes the baseline. Needs qemu-user, gcc, libc6-dev and Debian's apt; the first time downloads 80 MB.

@@ -8,7 +8,6 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from devices import code, connection, profiles, transfer, wheels
 from devices.errors import UserError
@@ -55,6 +54,7 @@ UNPACK = """cd -- "$1" && mkdir -p code && rm -rf "code/.$2" && cat > "code/$2.z
 "$3" -m zipfile -e "code/$2.zip" "code/.$2" || exit 1
 rm -f "code/$2.zip" && { mv "code/.$2" "code/$2" 2>/dev/null || [ -d "code/$2" ]; }"""
 VENV = """cd -- "$1" || exit 1
+"$2" -c 'import ensurepip, venv' 2>/dev/null || { echo "no ensurepip" >&2; exit 1; }
 venv/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf venv && "$2" -m venv venv >&2; }"""
 INSTALL = """cd -- "$1" || exit 1
 shift; exec venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
@@ -90,18 +90,19 @@ def requirements() -> list[str]:
     return sorted(one for one in needed if "extra ==" not in one)
 
 
-def require(profile: Profile) -> None:
-    """UserError unless the board is set up, for the packages that this version wants."""
+def require(profile: Profile) -> dict[str, str]:
+    """What `look` says; UserError unless the board is set up, for the packages that this version wants."""
     found = look(profile)
     if found["folder"] != "ours" or not found["ready"]:
         raise UserError(f"{profile.name}: is not set up; {cure(profile)}")
     if found["ready"] != _ready_mark(profile):
         raise UserError(f"{profile.name}: was set up for another Python or other packages; {cure(profile)}")
+    return found
 
 
-def push_code(profile: Profile, say: Say) -> None:
-    """Our code, where this version of it is not there yet."""
-    if look(profile).get("code") == code.digest():
+def push_code(profile: Profile, found: dict[str, str], say: Say) -> None:
+    """Our code, where this version of it is not there yet, by what `look` found."""
+    if found.get("code") == code.digest():
         return
     say(f"{profile.name}: pushing our code, {len(code.packed()) / 1e3:.0f} kB")
     words = profile.settings["folder"], code.digest(), profile.settings["python"]
@@ -117,13 +118,13 @@ def setup(profile: Profile, say: Say) -> None:
     folder = profile.settings["folder"]
     _refuse(profile, found)
     connection.run(profile, MAKE, folder)
-    push_code(profile, say)
+    push_code(profile, found, say)
     if profile.settings["venv"]:
         say(f"{profile.name}: a virtual environment in {folder}")
         try:
             connection.run(profile, VENV, folder, profile.settings["python"])
         except UserError as error:
-            if "venv" not in str(error):
+            if "no ensurepip" not in str(error):
                 raise
             raise UserError(
                 f"{profile.name}: Python there cannot make virtual environments; there: sudo apt install python3-venv"
@@ -132,7 +133,7 @@ def setup(profile: Profile, say: Say) -> None:
     connection.run(profile, 'cd -- "$1" && echo "$2" > ready', folder, _ready_mark(profile))
 
 
-def _install(profile: Profile, found: dict[str, Any], say: Say) -> None:
+def _install(profile: Profile, found: dict[str, str], say: Say) -> None:
     """The base set from an index there, or from wheels that are downloaded here and pushed."""
     settings = profile.settings
     options = ["--index-url", settings["index"]] if "index" in settings else []
@@ -161,7 +162,7 @@ def _install(profile: Profile, found: dict[str, Any], say: Say) -> None:
         connection.run(profile, 'rm -rf -- "$1"', place)
 
 
-def _refuse(profile: Profile, found: dict[str, Any]) -> None:
+def _refuse(profile: Profile, found: dict[str, str]) -> None:
     """UserError where the folder is another's, or Python is missing, too old or not for 64 bits."""
     name, asked = profile.name, profile.settings["python"]
     if found["folder"] == "foreign":
@@ -174,7 +175,7 @@ def _refuse(profile: Profile, found: dict[str, Any]) -> None:
             raise UserError(f"{name}: {asked} there: {finding.value}; {finding.hint}")
 
 
-def _python(profile: Profile, found: dict[str, Any]) -> list[Finding]:
+def _python(profile: Profile, found: dict[str, str]) -> list[Finding]:
     """What the Python there is."""
     if not found["python"]:
         hint = "there: sudo apt install python3 python3-venv; or name another with python = in the profile"
@@ -189,7 +190,7 @@ def _python(profile: Profile, found: dict[str, Any]) -> list[Finding]:
     return lines
 
 
-def look(profile: Profile) -> dict[str, Any]:
+def look(profile: Profile) -> dict[str, str]:
     """What LOOK says, by name."""
     settings = profile.settings
     lines = connection.run(profile, LOOK, settings["folder"], settings["python"], code.digest())

@@ -37,11 +37,16 @@ FULL = ("No space left on device", "Disk quota exceeded", "write error", "File t
 _open: dict[str, tuple[subprocess.Popen[str], Path]] = {}
 
 
+def key(profile: Profile) -> str:
+    """What tells a board, and how it is reached, from another."""
+    return repr((profile.name, profile.path, sorted(profile.settings.items())))
+
+
 def connect(profile: Profile) -> Path:
     """The socket of the connection, made where there is none; UserError with ssh's own words where it fails."""
-    key = repr((profile.name, profile.settings))
-    if key in _open and _open[key][0].poll() is None:
-        return _open[key][1] / "s"
+    known = _open.get(key(profile))
+    if known and known[0].poll() is None:
+        return known[1] / "s"
     if not profile.settings.get("host"):
         raise UserError(_template(profile))
     folder = Path(tempfile.mkdtemp(prefix="toolchain-", dir="/tmp"))  # a socket's path has 107 bytes
@@ -55,7 +60,9 @@ def connect(profile: Profile) -> Path:
             )
         except FileNotFoundError:
             shutil.rmtree(folder)
-            raise UserError("ssh is not installed here; apt install openssh-client") from None
+            raise UserError(
+                f"{profile.name}: ssh is not installed here; sudo apt install openssh-client"
+            ) from None
         assert master.stdout is not None
         if not any(answer.startswith(MARK) for answer in master.stdout):
             code = master.wait()
@@ -63,7 +70,7 @@ def connect(profile: Profile) -> Path:
             said = err.read()
             shutil.rmtree(folder)
             raise _refused(profile, code, said)
-    _open[key] = master, folder
+    _open[key(profile)] = master, folder
     return folder / "s"
 
 

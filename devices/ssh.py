@@ -7,8 +7,9 @@ from devices import board_setup, code, transfer
 from devices.artifact import MANIFEST, Artifact
 from devices.board_setup import Say, check
 from devices.connection import failed as failure
-from devices.connection import line
+from devices.connection import key, line
 from devices.errors import UserError
+from devices.probe import PACKAGES
 from devices.profiles import Profile
 from devices.supervisor import MARK
 
@@ -41,33 +42,35 @@ def put_text(profile: Profile, path: Path, sha256: str, say: Say) -> str:
     return _put(profile, f"{sha256}.text", path, listed, path.name, say) + "/text"
 
 
-def _put(profile: Profile, key: str, source: Path, listed: dict, name: str, say: Say) -> str:
+def _put(profile: Profile, called: str, source: Path, listed: dict, name: str, say: Say) -> str:
     _make_ready(profile, say)
-    return transfer.put(profile, board_setup.python(profile), key, source, listed, name, say)
+    return transfer.put(profile, board_setup.python(profile), called, source, listed, name, say)
 
 
 def setup(profile: Profile, say: Say) -> None:
     """A virtual environment with the base set, and our code, in a folder of their own."""
     board_setup.setup(profile, say)
-    _ready.discard(profile.name)
-    _make_ready(profile, say)
+    _ready.discard(key(profile))
+    _make_ready(profile, say, PACKAGES)
     say(f"{profile.name}: is set up")
 
 
 def clean(profile: Profile, say: Say) -> None:
     """Remove the folder, and say how much that was."""
     board_setup.clean(profile, say)
-    _ready.discard(profile.name)
+    _ready.discard(key(profile))
 
 
-def _make_ready(profile: Profile, say: Say) -> None:
-    """Once for each process: UserError unless the board is set up; our code is pushed where it is another."""
-    if profile.name in _ready:
+def _make_ready(profile: Profile, say: Say, packages: tuple[str, ...] = ()) -> None:
+    """Once for each process: UserError unless the board is set up; our code is pushed where it is another.
+
+    `packages` are imported there.
+    """
+    if key(profile) in _ready:
         return
-    board_setup.require(profile)
-    board_setup.push_code(profile, say)
-    request = {"packages": board_setup.PACKAGES}
+    board_setup.push_code(profile, board_setup.require(profile), say)
+    request = {"packages": packages}
     found = transfer.ask_board(profile, board_setup.python(profile), "installed", request)
     if found["code"] != code.digest():
         raise UserError(f"{profile.name}: our code there was changed; {board_setup.cure(profile, 'clean')}")
-    _ready.add(profile.name)
+    _ready.add(key(profile))

@@ -22,7 +22,7 @@ def platforms(machine: str, libc: str) -> list[str]:
 
 def download(
     profile: Profile,
-    found: dict[str, Any],
+    found: dict[str, str],
     wanted: list[str],
     options: list[str],
     say: Callable[[str], None],
@@ -47,5 +47,18 @@ def download(
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise UserError(f"{profile.name}: the packages could not be downloaded here: {last[:300]}")
-    files = sorted(folder.glob("*.whl"))
+    files = _newest(folder)
     return folder, {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
+
+
+def _newest(folder: Path) -> list[Path]:
+    """Of each package the newest wheel: what an earlier download left behind is removed."""
+    from packaging.utils import parse_wheel_filename
+
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.whl"), key=lambda path: parse_wheel_filename(path.name)[1]):
+        name = parse_wheel_filename(path.name)[0]
+        if name in found:
+            found[name].unlink()
+        found[name] = path
+    return sorted(found.values())

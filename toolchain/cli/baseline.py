@@ -41,7 +41,7 @@ def results_folder(out: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def compare(
+def check_or_renew(
     baseline: Path, results: list[dict[str, Any]], threshold: float, renew: bool, say: Callable[[str], None]
 ) -> None:
     """Write the baseline, or compare with it: CheckFailed where something grew."""

@@ -1,6 +1,7 @@
 """A board to reach: a real sshd on 127.0.0.1, with keys and a configuration of its own, as the user who tests."""
 
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -158,7 +159,26 @@ def board(stopped_board):
 
 
 @pytest.fixture
-def ready(board):
+def ready(board, monkeypatch):
     """A board that is set up: its Python is this one, which has the base set."""
+    monkeypatch.setattr(ssh, "PACKAGES", ())  # a second each time; a test of its own has them imported
     ssh.setup(profiles.load(str(board.profile_path)), lambda _: None)
+    connection.close()
     return board
+
+
+@pytest.fixture
+def write_artifacts(tmp_path, own_artifact):
+    """`write_artifacts(n)`: folders of n artifacts of other bytes each."""
+
+    def write(count):
+        folders = []
+        for number in range(count):
+            folder = tmp_path / f"artifact-{number}"
+            shutil.copytree(own_artifact, folder)
+            manifest = json.loads((folder / "manifest.json").read_text())
+            (folder / "manifest.json").write_text(json.dumps({**manifest, "name": f"tiny-{number}"}))
+            folders.append(folder)
+        return folders
+
+    return write
