@@ -95,7 +95,7 @@ def count_decoder(artifact: Artifact, workload: Workload, seed: int) -> dict[str
         steps.append(_between(prefilled, ended, workload.generate - 1))
     del first[0], steps[0]
     return {
-        "load": [_between(*load)],
+        "load": [_between(load[0], load[1])],
         "first_token": first,
         "per_prompt_token": [(main / workload.prompt, every / workload.prompt) for main, every in first],
         **({"per_generated_token": steps} if workload.generate > 1 else {}),
@@ -123,12 +123,13 @@ def count_classifier(
         marks.set()
         classifier.predict_ids(ids, workload.batch)
         marks.set()
-        passes.append(_between(*marks.read(), len(ids)))
-    return {"load": [_between(*load)], "per_sentence": passes}
+        begun, ended = marks.read()
+        passes.append(_between(begun, ended, len(ids)))
+    return {"load": [_between(load[0], load[1])], "per_sentence": passes}
 
 
 def _between(begun: Counts, ended: Counts, pieces: int = 1) -> tuple[float, float]:
-    return tuple((end - begin) / max(pieces, 1) for begin, end in zip(begun, ended, strict=True))
+    return (ended[0] - begun[0]) / pieces, (ended[1] - begun[1]) / pieces
 
 
 def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from bench.process import ask
 from devices import profiles
 from devices.artifact import open_artifact
 from devices.machine import environment
+from devices.text import encode_text, load_tokenizer, read_text
 from toolchain.corpus import heldout_file
 
 REFERENCE = ("fp32", "local")
@@ -28,15 +29,16 @@ def main() -> None:
     )
     parser.add_argument("--devices", default="local,cortex-a72,cortex-a76")
     parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
+    ids = windows(asked.artifacts[0], asked.window, asked.blocks)
     found = {}
     for path in asked.artifacts:
         for device in asked.devices.split(","):
-            found[path.name, device] = logits(path, device, asked.window, asked.blocks)
+            found[path.name, device] = logits(path, device, ids)
             print(f"{path.name} on {device}: done", flush=True)
-    rows = [row(recipe, device, found) for recipe, device in found]
+    rows = [row(recipe, device, ids, found) for recipe, device in found]
     told = environment()
     kept = ("cpu", "isa", "os", "onnxruntime", "numpy")
     document = {
@@ -50,22 +52,26 @@ def main() -> None:
     print(table(rows))
 
 
-def logits(path: Path, device: str, window: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int64 [blocks, window] and logits [blocks, window, vocab] of an artifact on a device."""
+def windows(artifact: Path, window: int, blocks: int) -> np.ndarray:
+    """Ids int64 [blocks, window] of the text's beginning."""
+    text = read_text(heldout_file("stdlib"))
+    return quality.windows(encode_text(load_tokenizer(artifact), text), window, blocks)
+
+
+def logits(path: Path, device: str, ids: np.ndarray) -> np.ndarray:
+    """Logits [blocks, window, vocab] of an artifact on a device."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logits.npy"
-        request = {"artifact": str(path.resolve()), "corpus": str(heldout_file("stdlib")), "out": str(out)}
-        sizes = {"window": window, "blocks": blocks}
-        answer = ask({**request, **sizes}, str(path), profiles.load(device), module="bench.logits")
-        return np.array(answer["ids"]), np.load(out)
+        request = {"artifact": str(path.resolve()), "ids": ids.tolist(), "out": str(out)}
+        ask(request, str(path), profiles.load(device), module="bench.logits")
+        return np.load(out)
 
 
 def row(
-    recipe: str, device: str, found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+    recipe: str, device: str, ids: np.ndarray, found: dict[tuple[str, str], np.ndarray]
 ) -> dict[str, object]:
     """Perplexity; agreement of the most likely token and difference of logits, from x86 and from fp32."""
-    ids, ours = found[recipe, device]
-    x86, whole = found[recipe, "local"][1], found[REFERENCE][1]
+    ours, x86, whole = found[recipe, device], found[recipe, "local"], found[REFERENCE]
     return {
         "recipe": recipe,
         "device": device,
