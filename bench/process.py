@@ -44,11 +44,11 @@ def ask(
             env=there.environment(profile),
         )
         answered = threading.Event()
-        beating = profile.kind != "local"
+        beating = profile.kind == "ssh"
         threading.Thread(target=_feed, args=(process, json.dumps(request), answered, beating)).start()
         assert process.stdout is not None
         try:
-            last, ended = _read(process.stdout, tell)
+            last, ended = _read(process.stdout, tell, getattr(there, "MARK", ""))
             code = process.wait()
         except BaseException:
             process.kill()
@@ -84,12 +84,14 @@ def _feed(process: subprocess.Popen[str], request: str, answered: threading.Even
         process.stdin.close()
 
 
-def _read(out: IO[str], tell: Callable[[str], None]) -> tuple[str, dict[str, Any] | None]:
-    """The last line, and how a supervisor says it ended where it did not end well; progress is passed on."""
+def _read(out: IO[str], tell: Callable[[str], None], mark: str) -> tuple[str, dict[str, Any] | None]:
+    """The last line behind `mark`, and how a supervisor says it ended where that was not well; progress is told."""
     last: str = ""
     ended: dict[str, Any] | None = None
-    for line in out:
-        value: Any = None
+    for whole in out:
+        if not whole.startswith(mark):
+            continue
+        line, value = whole.removeprefix(mark), None
         if line.startswith(('{"progress":', '{"ended":')):
             with contextlib.suppress(ValueError):
                 value = json.loads(line)

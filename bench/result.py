@@ -5,7 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.stats import spread
+import numpy as np
+
+from bench import instructions, roofline
+from bench.stats import spread_of_rounds
 from bench.workloads import Workload
 from devices.artifact import Artifact
 from devices.errors import UserError
@@ -13,6 +16,7 @@ from devices.files import read_json
 from devices.profiles import Profile
 
 SCHEMA = 1
+SPREADS = ("load_s", "start_s", "first_token_s", "token_s", "sentence_s", "peak_rss_bytes")
 
 
 def build(
@@ -23,13 +27,16 @@ def build(
     seed: int,
     rounds: list[dict[str, Any]],
     quality: dict[str, Any],
+    run: dict[str, Any] | None = None,
+    bandwidth: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The result JSON of an artifact from its workers' answers, one per round, and its `quality`."""
-    per_round = {
-        key: [r[key] for r in rounds if r.get(key) is not None] for key in ("load_s", "first_token_s")
-    }
-    pooled = {key: [s for r in rounds for s in r.get(key) or ()] for key in ("token_s", "sentence_s")}
-    peaks = [r["peak_rss_bytes"] for r in rounds if r["peak_rss_bytes"] is not None]
+    """The result JSON of an artifact from its workers' answers, one per round, and its `quality`.
+
+    `run` has the `id` that results measured in the same interleaved rounds share; `bandwidth` is what the
+    device's memory gave just before (bench/bandwidth.py).
+    """
+    first = rounds[0]
+    spreads = {key: spread_of_rounds([_list(r.get(key)) for r in rounds]) for key in SPREADS}
     return {
         "schema": SCHEMA,
         "kind": "bench",
@@ -37,16 +44,80 @@ def build(
         "subject": subject(artifact, path),
         "device": profile.as_dict(),
         "workload": plan.as_dict(),
-        "environment": {**rounds[0]["environment"], "emulated": profile.emulated},
+        "environment": {**first["environment"], "emulated": profile.emulated},
+        "run": run,
         "rounds": len(rounds),
-        "threads": rounds[0]["threads"],
-        "threads_from": rounds[0]["threads_from"],
+        "threads": first["threads"],
+        "threads_from": first["threads_from"],
+        "affinity": first.get("affinity"),
         "seed": seed,
-        **{key: spread(samples) for key, samples in {**per_round, **pooled}.items()},
-        "peak_rss_bytes": spread(peaks),
+        **spreads,
+        "warm_up": _warm_up(rounds),
+        "memory": _memory(rounds),
+        "energy": _energy(rounds),
+        "machine": _machine(rounds),
+        "over_time": [point for r in rounds for point in r.get("over_time") or ()] or None,
+        "roofline": roofline.of(artifact, plan, spreads["token_s"], bandwidth),
+        "instructions": instructions.summary(rounds),
         "file_bytes": artifact.file_bytes,
         "quality": quality,
     }
+
+
+def _list(value: Any) -> list[float]:
+    """A round's samples: one of load, of first token and of peak, many of the others."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _warm_up(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What came before the timed part, by the same names: never part of the figures."""
+    found = [r["warm_up"] for r in rounds if r.get("warm_up")]
+    keys = dict.fromkeys(key for one in found for key in one)
+    return {key: spread_of_rounds([_list(one.get(key)) for one in found]) for key in keys} or None
+
+
+def _memory(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Medians over rounds, in bytes, of each figure of devices.state.memory at `load`, `prompt` and `end`."""
+    found = [r["memory"] for r in rounds if r.get("memory")]
+    return {
+        at: {what: _median([one[at][what] for one in found]) for what in found[0][at]}
+        for at in (found[0] if found else ())
+    } or None
+
+
+def _energy(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Joules of the timed part by round, and for each token or sentence pass; null where nothing counts them."""
+    found = [(r["energy"], r) for r in rounds if r.get("energy")]
+    if len(found) < len(rounds):
+        return None
+    tokens = [len(_list(r.get("token_s"))) + len(_list(r.get("first_token_s"))) for _, r in found]
+    each = [one["joules"] / count for (one, _), count in zip(found, tokens, strict=True) if count]
+    return {
+        "joules": spread_of_rounds([[one["joules"]] for one, _ in found]),
+        "joules_per_token": spread_of_rounds([[value] for value in each]),
+        "source": found[0][0]["source"],
+        "label": found[0][0]["label"],
+    }
+
+
+def _machine(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How the machine was: clocks and heat before and after, and what others used of it, median and worst."""
+    found = [r["machine"] for r in rounds if r.get("machine")]
+    if not found:
+        return None
+    others = [one["others"] + one["stolen"] for one in found if None not in (one["others"], one["stolen"])]
+    return {
+        "others": _median(others),
+        "others_worst": max(others, default=None),
+        "before": found[0]["before"],
+        "after": found[-1]["after"],
+        "rounds": found,
+    }
+
+
+def _median(values: list[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def subject(artifact: Artifact, path: Path) -> dict[str, Any]:
@@ -99,4 +170,5 @@ def _identity(result: dict[str, Any]) -> tuple[Any, ...]:
         perplexity.get("blocks"),
     )
     subject, device = result["subject"]["sha256"], result["device"]["name"]
-    return subject, device, result["workload"], result["threads"], *text, task.get("name"), task.get("rows")
+    settings = result["workload"], result["threads"], result.get("affinity")
+    return subject, device, *settings, *text, task.get("name"), task.get("rows")

@@ -90,18 +90,19 @@ def _digest(value: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """The answers in `file` by key; a line cut short is dropped, and so is whatever follows it."""
+    """The answers in `file` by key. A line cut short goes, and so does whatever follows it, there as well."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        for at, line in enumerate(lines):
+            try:
+                one = json.loads(line)
+                found[one["key"]] = one["answer"]
+            except (ValueError, KeyError, TypeError):
+                file.write_text("".join(lines[:at]), encoding="utf-8")
+                break
+    except OSError:  # there is none, as a rule
         return {}
-    for line in lines:
-        try:
-            one = json.loads(line)
-            found[one["key"]] = one["answer"]
-        except (ValueError, KeyError, TypeError):
-            break
     return found
 
 

@@ -7,97 +7,51 @@ gets a process of its own, because peak memory is the process's high-water mark 
 cache of the heap or thread pool of another artifact would show in the times.
 """
 
-import gc
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import quality
-from bench.workloads import Workload, prompt_ids, row_ids
-from devices.artifact import Artifact, open_artifact
+from bench import instructions, quality
+from bench.measure import STYLES, as_rows
+from bench.measure import bandwidth as read_bandwidth
+from bench.workloads import Workload
+from devices import cores
+from devices.artifact import open_artifact
 from devices.errors import UserError
-from devices.machine import environment, peak_rss, physical_cores
+from devices.machine import environment, physical_cores
 from devices.process import end_with
 from devices.runtime import Classifier, Decoder
+from devices.state import Busy, clocks
 from devices.text import encode_text, read_text
-
-
-def measure_decoder(artifact: Artifact, workload: Workload, threads: int | None, seed: int) -> dict[str, Any]:
-    """Seconds to load, to the first token and for each further one; greedy, batch 1, ids in and ids out.
-
-    The cache holds the workload's positions and no more. One untimed prompt and two steps go before, so
-    that the times are those of a process that has been asked before; the tokenizer is never loaded.
-    """
-    assert workload.prompt is not None and workload.generate is not None
-    began = time.perf_counter()
-    decoder = Decoder(artifact, threads, context=workload.prompt + workload.generate)
-    loaded = time.perf_counter()
-    prompt = [prompt_ids(artifact.model["vocab"], workload.prompt, seed)]
-    logits = decoder.prefill(prompt)
-    for _ in range(min(2, workload.generate)):
-        logits = decoder.step(logits.argmax(axis=-1), copy=False)
-    gc.collect()
-    gc.disable()
-    start = time.perf_counter()
-    token = decoder.prefill(prompt).argmax(axis=-1)
-    first = last = time.perf_counter()
-    token_s = []
-    for _ in range(workload.generate - 1):
-        token = decoder.step(token, copy=False).argmax(axis=-1)
-        now = time.perf_counter()
-        token_s.append(now - last)
-        last = now
-    return {
-        "load_s": loaded - began,
-        "first_token_s": first - start,
-        "token_s": token_s,
-        "threads": decoder.threads,
-    }
-
-
-def measure_classifier(
-    artifact: Artifact,
-    workload: Workload,
-    threads: int | None,
-    seed: int,
-    rows: list[list[str | None]] | None,
-) -> dict[str, Any]:
-    """Seconds to load and per sentence, a sample per pass over all rows; tokenizing counts for texts."""
-    assert workload.rows is not None and workload.tokens is not None
-    began = time.perf_counter()
-    classifier = Classifier(artifact, threads)
-    loaded = time.perf_counter()
-    if rows is None:
-        ids = row_ids(artifact.model["vocab"], workload.rows, workload.tokens, seed)
-        count, run = len(ids), lambda: classifier.predict_ids(ids, workload.batch)
-    else:
-        texts = as_rows(rows[: workload.rows])
-        count, run = len(texts), lambda: classifier.predict(texts, workload.batch)
-    run()
-    gc.collect()
-    gc.disable()
-    sentence_s = []
-    for _ in range(workload.passes):
-        start = time.perf_counter()
-        run()
-        sentence_s.append((time.perf_counter() - start) / count)
-    return {"load_s": loaded - began, "sentence_s": sentence_s, "threads": classifier.threads}
+from devices.threads import candidates
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """One timed round, as the request's workload asks; peak memory is read before anything else happens."""
+    """One timed round, as the request's workload asks; memory is read before anything else happens."""
+    busy, before = Busy(), clocks()
     artifact = open_artifact(Path(request["artifact"]), verify=False)
     workload = Workload(**request["workload"])
-    threads, seed = request["threads"], request["seed"]
-    if artifact.kind == "decoder":
-        found = measure_decoder(artifact, workload, threads, seed)
-    else:
-        found = measure_classifier(artifact, workload, threads, seed, request.get("rows"))
-    return {**found, "peak_rss_bytes": peak_rss(), "environment": environment()}
+    cpus = cores.choose(request.get("affinity"), request["threads"])
+    with cores.pinned(cpus):
+        found = STYLES[workload.style](artifact, workload, request)
+        machine = {**busy.read(), "before": before, "after": clocks()}
+    peak = found["memory"]["end"]["peak"]
+    return {
+        **found,
+        "peak_rss_bytes": peak,
+        "affinity": cpus,
+        "machine": machine,
+        "environment": environment(),
+    }
+
+
+def bandwidth(request: dict[str, Any]) -> dict[str, Any]:
+    """How fast so many threads read memory, on the processors that the rounds will use."""
+    with cores.pinned(cores.choose(request.get("affinity"), request["threads"])):
+        return read_bandwidth(request)
 
 
 def threads(request: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +61,11 @@ def threads(request: dict[str, Any]) -> dict[str, Any]:
     """
     artifact = open_artifact(Path(request["artifact"]), verify=False)
     opened = (Decoder if artifact.kind == "decoder" else Classifier)(artifact, request["threads"])
-    return {"threads": opened.threads, "threads_from": opened.threads_from}
+    return {
+        "threads": opened.threads,
+        "threads_from": opened.threads_from,
+        "candidates": candidates(physical_cores()),
+    }
 
 
 def perplexity(request: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +87,14 @@ def predict(request: dict[str, Any]) -> dict[str, Any]:
     return {"logits": np.asarray(logits, dtype=np.float64).tolist()}
 
 
-def as_rows(rows: list[list[str | None]]) -> list[tuple[str, str | None]]:
-    """Rows as JSON carries them, as the classifier takes them."""
-    return [(row[0] or "", row[1]) for row in rows]
-
-
-ACTIONS = {"measure": measure, "threads": threads, "perplexity": perplexity, "predict": predict}
+ACTIONS = {
+    "measure": measure,
+    "instructions": instructions.count,  # in place of measure, where seconds mean nothing
+    "threads": threads,
+    "bandwidth": bandwidth,
+    "perplexity": perplexity,
+    "predict": predict,
+}
 
 
 def main() -> int:

@@ -11,7 +11,8 @@ from devices.errors import UserError, unknown
 @dataclass(frozen=True)
 class Workload:
     """`prompt` and `generate` are tokens (decoder); `rows` are sentences of up to `tokens` tokens, run
-    `batch` at a time and the whole set `passes` times (classifier). What does not apply is null."""
+    `batch` at a time and the whole set `passes` times (classifier). `style` is how it is measured
+    (bench/measure.py: STYLES), `minutes` how long. What does not apply is null."""
 
     name: str
     kind: str  # the kind of artifact it is for
@@ -22,6 +23,8 @@ class Workload:
     tokens: int | None = None
     batch: int = 1
     passes: int = 1
+    style: str = "generate"
+    minutes: float | None = None
     scaled_from: dict[str, int] | None = None  # the sizes asked for, where the model has too few positions
 
     def as_dict(self) -> dict[str, Any]:
@@ -37,15 +40,59 @@ WORKLOADS: dict[str, Workload] = {
     "prompt": Workload(
         "prompt", "decoder", "a prompt of 512 tokens, then 8 new ones", prompt=512, generate=8
     ),
+    "long-prompt": Workload(
+        "long-prompt",
+        "decoder",
+        "a prompt of 900 tokens, then 124 new ones: a context of 1024, filled",
+        prompt=900,
+        generate=124,
+    ),
+    "cold-start": Workload(
+        "cold-start",
+        "decoder",
+        "from the start of a process to the first token after a prompt of 8; its hashes verified",
+        prompt=8,
+        generate=1,
+        passes=3,
+        style="cold",
+    ),
+    "sustained": Workload(
+        "sustained",
+        "decoder",
+        "chat again and again for minutes: time per token beside clock and temperature",
+        prompt=128,
+        generate=64,
+        style="sustained",
+        minutes=5.0,
+    ),
+    "short": Workload(
+        "short", "decoder", "a prompt of 32 tokens, then 16 new ones: for emulators", prompt=32, generate=16
+    ),
     "classify": Workload(
-        "classify", "classifier", "sentences, 32 at a time", rows=128, tokens=48, batch=32, passes=3
+        "classify",
+        "classifier",
+        "sentences (a task's, where one is named), 32 at a time",
+        rows=128,
+        tokens=48,
+        batch=32,
+        passes=3,
+        style="classify",
+    ),
+    "classify-one": Workload(
+        "classify-one",
+        "classifier",
+        "the same sentences one at a time",
+        rows=128,
+        tokens=48,
+        passes=3,
+        style="classify",
     ),
 }
 DEFAULT = {"decoder": "chat", "classifier": "classify"}
 
 
-def workload_for(name: str | None, kind: str, positions: int) -> Workload:
-    """The workload called `name`, fitted to a model of that kind and that many positions.
+def workload_for(name: str | None, kind: str, positions: int, minutes: float | None = None) -> Workload:
+    """The workload called `name`, fitted to a model of that kind and that many positions, and lasting `minutes`.
 
     A classifier is always given `classify`, unless another classifier's workload is named. Sizes that do
     not fit are scaled down in proportion, and `scaled_from` says from what.
@@ -59,6 +106,10 @@ def workload_for(name: str | None, kind: str, positions: int) -> Workload:
         )
     if chosen.kind != kind:
         chosen = WORKLOADS[DEFAULT[kind]]
+    if minutes is not None:
+        if chosen.minutes is None:
+            raise UserError(f"--minutes is for sustained, and {chosen.name} ends by itself; leave it out")
+        chosen = replace(chosen, minutes=minutes)
     return fit(chosen, positions)
 
 

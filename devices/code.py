@@ -9,7 +9,7 @@ from pathlib import Path
 from devices.process import HOME
 
 ROOMS = ("devices", "bench")
-SUFFIXES = (".py", ".toml", ".c", ".onnx")
+SUFFIXES = (".py", ".toml", ".c", ".h", ".onnx")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first: the same files are the same bytes
 
 

@@ -1,17 +1,16 @@
 """This machine as a device: processes of our own, and artifacts where they lie. Functions as devices.reach has them."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from devices import machine, process
+from devices import process
 from devices.artifact import Artifact
 from devices.errors import install
+from devices.probe import probe
 from devices.profiles import Profile
 from devices.reach import Finding
-
-RUNTIME = ("onnxruntime", "numpy", "tokenizers")
 
 
 def command(profile: Profile, module: str, *arguments: str) -> list[str]:
@@ -36,18 +35,18 @@ def put_text(profile: Profile, path: Path, sha256: str, say: Callable[[str], Non
 
 def check(profile: Profile) -> list[Finding]:
     """This machine's processor, memory, versions; every package of the runtime is imported."""
-    found = [Finding(key, value) for key, value in machine.environment().items()]
-    return found + [_imports(package) for package in RUNTIME]
+    return findings(profile, probe(), install("base"))
 
 
-def _imports(package: str) -> Finding:
-    import importlib
-
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        return Finding(f"import {package}", str(error), False, install("base"))
-    return Finding(f"import {package}", sys.modules[package].__version__)
+def findings(profile: Profile, about: dict[str, Any], hint: str) -> list[Finding]:
+    """What devices.probe says of a device, a line each; `hint` mends a package that does not import."""
+    lines = [Finding(key, value) for key, value in about["environment"].items()]
+    lacking = sorted(set(profile.isa or ()) - set(about["environment"]["isa"] or ()))
+    if lacking:  # recipes are chosen by what the profile says
+        cure = f"correct isa in {profile.path}"
+        lines.append(Finding("isa of the profile", f"not there: {' '.join(lacking)}", False, cure))
+    imports = about["imports"].items()
+    return lines + [Finding(f"import {name}", text, ok, hint) for name, (ok, text) in imports]
 
 
 def setup(profile: Profile, say: Callable[[str], None]) -> None:

@@ -87,8 +87,21 @@ def places() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """Names of the shipped profiles and of the user's own."""
-    return sorted(places())
+    """Names of the shipped profiles and of the user's own, this machine first."""
+    return sorted(places(), key=lambda name: (name != "local", name))
+
+
+def listed() -> list[dict[str, Any]]:
+    """Every device with its kind and description; for a profile that cannot be read, what is wrong with it."""
+    found: list[dict[str, Any]] = []
+    for name in names():
+        try:
+            one = load(name)
+        except UserError as error:
+            found.append({"name": name, "kind": None, "description": str(error)})
+        else:
+            found.append({**one.as_dict(), "kind": one.kind, "description": one.description})
+    return found
 
 
 def load(name_or_path: str) -> Profile:

@@ -46,7 +46,7 @@ def devices() -> dict[str, str]:
     """Where a benchmark runs."""
     from devices import profiles
 
-    return {name: profiles.load(name).description for name in profiles.names()}
+    return {one["name"]: one["description"] for one in profiles.listed()}
 
 
 def tasks() -> dict[str, str]:

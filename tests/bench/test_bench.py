@@ -13,8 +13,8 @@ import pytest
 
 from bench import process, run
 from bench.result import place
-from bench.run import TaskRows, bench
-from bench.stats import spread
+from bench.run import bench
+from bench.settings import TaskRows
 from devices.artifact import open_artifact
 from devices.errors import UserError
 from devices.machine import physical_cores
@@ -134,6 +134,8 @@ def test_rounds_are_interleaved_and_shuffled(artifacts, tmp_path, monkeypatch):
     asked = []
 
     def answer(request, name):
+        if request["action"] != "measure":
+            return {}
         asked.append(Path(name).name)
         times = {"load_s": 1.0, "first_token_s": 1.0, "token_s": [1.0], "peak_rss_bytes": 1, "threads": 1}
         return {**times, "environment": {}}
@@ -159,7 +161,9 @@ def test_threads_are_chosen_before_the_rounds(artifacts, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "ask", answer)
     found = bench(artifacts[:2], tmp_path / "out", rounds=2, progress=False)
-    assert [request["action"] for request in requests] == ["threads"] * 2 + ["measure"] * 4
+    actions = [request["action"] for request in requests]
+    assert [action for action in actions if action != "bandwidth"] == ["threads"] * 2 + ["measure"] * 4
+    requests = [request for request in requests if request["action"] != "bandwidth"]
     chosen = {Path(path).name: one["threads"] for path, one in zip(artifacts, found, strict=False)}
     assert all(request["threads"] == chosen[Path(request["artifact"]).name] for request in requests[2:])
     assert {one["threads_from"] for one in found} == {"sweep"}
@@ -333,7 +337,7 @@ def test_too_many_threads_are_told_before_a_process_starts(artifacts, tmp_path, 
 
 
 def test_the_command_prints_a_table(artifacts, cli, tmp_path, corpus_file):
-    """The command measures, writes and ends with a table of medians and where the results are."""
+    """The command measures, writes and ends with a table of medians, their roofs and where the results are."""
     done = cli(
         "bench",
         *artifacts[:2],
@@ -348,6 +352,8 @@ def test_the_command_prints_a_table(artifacts, cli, tmp_path, corpus_file):
     )
     assert done.returncode == 0, done.stderr
     head, *rows, where = done.stdout.splitlines()
+    rows, roofs = rows[:2], rows[2:]
+    assert len(roofs) == 2 and all("a token reads" in line and "GB/s" in line for line in roofs)
     assert head.split()[:1] == ["artifact"] and "ms/token" in head and "peak MB" in head
     assert [row.split()[0] for row in rows] == ["gpt2-fp32", "gpt2-int8"]
     assert "perplexity" in rows[0] and where.endswith("out")
@@ -369,11 +375,3 @@ def test_bad_options_exit_2(artifacts, cli, tmp_path, options):
     done = cli("bench", artifacts[0], *options, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("toolchain: ")
-
-
-def test_percentiles():
-    """Median, p95 and p99 are numpy's, and nothing measured is null."""
-    assert spread([]) is None and spread(None) is None
-    found = spread(list(range(101)))
-    assert (found["median"], found["p95"], found["p99"]) == (50, 95, 99)
-    assert found["samples"] == list(range(101))

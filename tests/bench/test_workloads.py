@@ -32,6 +32,31 @@ def test_each_kind_has_its_own_default():
     assert workload_for(None, "classifier", 1024).name == "classify"
     assert workload_for("chat", "classifier", 1024).name == "classify"
     assert workload_for("classify", "classifier", 20).tokens == 20
+    assert workload_for("classify-one", "classifier", 20).batch == 1
+
+
+def test_a_long_prompt_fills_a_context_of_1024():
+    """900 tokens and what follows them are 1024."""
+    found = workload_for("long-prompt", "decoder", 2048)
+    assert (found.prompt, found.prompt + found.generate) == (900, 1024)
+
+
+def test_every_workload_can_be_measured_and_is_shown():
+    """Each names a style that there is, and stands in `toolchain list workloads` with a line."""
+    from bench.measure import STYLES
+    from toolchain.catalog import entries
+
+    assert {found.style for found in WORKLOADS.values()} == set(STYLES)
+    shown = entries("workloads")
+    assert set(shown) == set(WORKLOADS) and all(line for line in shown.values())
+
+
+def test_minutes_are_sustaineds_alone():
+    """A workload that ends by itself is not given any."""
+    assert workload_for("sustained", "decoder", 64, 0.5).minutes == 0.5
+    assert workload_for("sustained", "decoder", 64).minutes == 5.0
+    with pytest.raises(UserError, match="--minutes is for sustained"):
+        workload_for("chat", "decoder", 64, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
         return
     from devices import profiles
 
-    found = [profiles.load(name) for name in profiles.names()]
+    found = profiles.listed()
     if as_json:
-        listed = [{**profile.as_dict(), "description": profile.description} for profile in found]
-        click.echo(json.dumps(listed, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
-    width = max(len(profile.name) for profile in found)
-    for profile in found:
-        click.echo(f"{profile.name:<{width}}  {profile.description}")
+    width = max(len(one["name"]) for one in found)
+    for one in found:
+        click.echo(f"{one['name']:<{width}}  {one['description']}")
 
 
 @command.command()

@@ -9,7 +9,7 @@ from devices.errors import UserError, unknown
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.run import TaskRows
+    from bench.settings import TaskRows
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
@@ -114,7 +114,7 @@ def dev_rows(name: str, data: Path | None) -> "TaskRows":
     """A task's dev rows and its metrics, as `bench` takes them; the metrics are computed here, on the host."""
     import numpy as np
 
-    from bench.run import TaskRows
+    from bench.settings import TaskRows
     from toolchain.glue.tasks import load_task
 
     task = load_task(name, data)
