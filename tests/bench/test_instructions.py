@@ -12,6 +12,7 @@ from devices import profiles
 from devices.emulated import root
 from devices.errors import UserError
 
+RECIPES = ("fp32", "int8", "int8-dynamic", "int4")
 SMALL = Workload("small", "decoder", "d", prompt=8, generate=4)
 
 
