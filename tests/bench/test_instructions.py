@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import run
+from bench import instructions, run
 from bench.process import ask
+from bench.settings import Settings
 from bench.workloads import Workload
 from devices import profiles
 from devices.emulated import root
@@ -73,6 +74,14 @@ def test_this_machine_counts_nothing(artifacts):
     """Asked for instructions where time is measured, the worker says so in place of numbers."""
     with pytest.raises(UserError, match="nothing counts instructions here"):
         counted(artifacts[0], profiles.load("local"))
+
+
+@pytest.mark.parametrize("threads", [2, [1, 2], "all", (4,)])
+def test_threads_are_one(threads):
+    """More threads, several numbers or a sweep are refused; one is what is counted anyway."""
+    with pytest.raises(UserError, match="instructions are counted with 1"):
+        instructions.settled(Settings(threads=threads))
+    assert {instructions.settled(Settings(threads=one)).threads for one in (None, 1, [1], (1,))} == {1}
 
 
 def test_the_projects_baseline_is_one(request):
