@@ -20,7 +20,8 @@ INTEROP ?= .cache/interop
 SHARED  := $(if $(wildcard $(PEERS)/optimum-onnx/ready),$(PEERS))
 OPTIMUM := $(if $(SHARED),,$(INTEROP)/optimum-onnx/ready)
 
-.PHONY: demo demo-short demo-smollm2 test test-slow interop peers aa intervals lint teacher clean
+.PHONY: demo demo-short demo-smollm2 test test-slow interop peers aa intervals lint teacher clean arm-artifacts \
+  arm-check arm-table
 
 demo: $(VENV)/ready
 	"$(BIN)/toolchain" demo $(TO)
@@ -119,6 +120,27 @@ aa: $(VENV)/ready
 # The same in a model, for every way to make an interval that was weighed: docs/adr/0015-intervals.md.
 intervals: $(VENV)/ready
 	"$(BIN)/python" tests/bench/aa.py simulate --out $(DOCS)/results/intervals.json
+
+# The demo's model on two ARM processors that are emulated: does a token cost more instructions than the baseline's?
+# RENEW=1 writes the baseline. Needs qemu-user, gcc, libc6-dev and Debian's apt; the first time downloads 80 MB.
+ARM         := .cache/arm
+ARM_RECIPES := fp32 int8 int4
+ARM_CPUS    := cortex-a72 cortex-a76
+BASELINE    := docs/results/arm-baseline.json
+RENEW       ?=
+arm-check: arm-artifacts
+	@set -e; for cpu in $(ARM_CPUS); do "$(BIN)/toolchain" bench $(addprefix $(ARM)/,$(ARM_RECIPES)) --setup \
+	  --device $$cpu --workload short --rounds 1 --check $(BASELINE) $(if $(RENEW),--renew); done
+
+arm-artifacts: $(VENV)/ready
+	@set -e; for recipe in $(ARM_RECIPES); do "$(BIN)/toolchain" export toolchain/assets/teacher --recipe $$recipe \
+	  --out $(ARM)/$$recipe --no-parity --quality-tokens 0 --force; done
+
+# What they compute, beside x86 and the model in fp32: docs/arm.md.
+arm-table: ARM_RECIPES += int8-dynamic
+arm-table: arm-artifacts
+	@set -e; for cpu in $(ARM_CPUS); do "$(BIN)/toolchain" devices setup $$cpu; done
+	"$(BIN)/python" tests/arm/table.py $(addprefix $(ARM)/,$(ARM_RECIPES)) --out docs/results/arm.json
 
 clean:
 	rm -rf "$(VENV)" .cache demo-out demo-short-out demo-smollm2-out dist

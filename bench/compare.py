@@ -50,8 +50,9 @@ def read(path: Path) -> dict[str, Any]:
 def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[str, Any]:
     """Figures of `b` over `a`, both from `read`: {a, b, paired, differs, figures: {field: stats.compare}}.
 
-    Paired by round where both come from the same interleaved run. `differs` names the conditions that differ;
-    with any there, UserError unless `across` asks for it.
+    Paired by round where both come from the same interleaved run. Otherwise a time's verdict is `apart`: the
+    rounds of a run say nothing about how far the machine moves until the next one. `differs` names the conditions
+    that differ; with any there, UserError unless `across` asks for it.
     """
     differs = _differs(a, b)
     if differs and not across:
@@ -70,8 +71,10 @@ def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[
     for key in FIGURES:
         x, y = (_rounds(None, one, key) for one in (a, b))
         found = stats.compare(x, y, paired and len(x) == len(y)) if x and y else None
-        if found is not None:
-            figures[key] = found
+        if found is None:
+            continue
+        apart = not paired and found["verdict"] in ("more", "less", "same") and key.endswith("_s")
+        figures[key] = {**found, "verdict": "apart"} if apart else found
     sides = {side: {"name": _name(one), "file": one.get("file")} for side, one in (("a", a), ("b", b))}
     return {**sides, "paired": paired, "differs": differs, "confidence": stats.CONFIDENCE, "figures": figures}
 
@@ -89,8 +92,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     told.append(f"{found['confidence']:.0%} intervals over {rounds} rounds, {how}")
     if not found["paired"]:
         told.append(
-            "what changed on the machine between the runs counts as a difference; to know better: "
-            "toolchain bench A B --rounds 12"
+            "how far the machine moved between the runs is not known: whether one is slower is told by measuring "
+            "both in one run, toolchain bench A B --rounds 12"
         )
     return told
 
@@ -101,6 +104,8 @@ def said(key: str, one: dict[str, Any]) -> str:
     if one["verdict"] == "few":
         return f"too few rounds to tell ({one['rounds']} of at least {stats.FEWEST}); the ratio is {one['ratio']:.3f}"
     low, high = one["low"], one["high"]
+    if one["verdict"] == "apart":
+        return f"B took {one['ratio']:.3f}x as long ({low:.3f} to {high:.3f} by its rounds alone)"
     if one["verdict"] == "same":
         wide = max(high, 1 / low)
         hint = f"; too unsteady to see less than {wide - 1:.0%}, take more rounds" if wide > WIDE else ""
@@ -111,7 +116,12 @@ def said(key: str, one: dict[str, Any]) -> str:
 
 
 def slower(found: dict[str, Any]) -> list[str]:
-    """The figures in which B is worse than A, in words."""
+    """The figures in which B is worse than A, in words; UserError where its times could not be told."""
+    if not found["paired"] or any(one["verdict"] == "few" for one in found["figures"].values()):
+        raise UserError(
+            "--fail-if-slower needs both results from one run of enough rounds: "
+            "toolchain bench A B --rounds 12"
+        )
     worse = {key: one for key, one in found["figures"].items() if one["verdict"] == "more"}
     return [f"{FIGURES[key][0]}: {said(key, one)}" for key, one in worse.items()]
 

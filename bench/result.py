@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import roofline
+from bench import instructions, roofline
 from bench.stats import spread_of_rounds
 from bench.workloads import Workload
 from devices.artifact import Artifact
@@ -58,6 +58,7 @@ def build(
         "machine": _machine(rounds),
         "over_time": [point for r in rounds for point in r.get("over_time") or ()] or None,
         "roofline": roofline.of(artifact, plan, spreads["token_s"], bandwidth),
+        "instructions": instructions.summary(rounds),
         "file_bytes": artifact.file_bytes,
         "quality": quality,
     }

@@ -8,53 +8,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import result
+from bench import instructions, result
 from bench.process import ask
 from bench.rounds import Ask, asking
+from bench.settings import (
+    Settings,
+    check_asked,
+    check_counts,
+    check_styles,
+    corpus_of,
+    counts,
+    identity,
+    open_all,
+    tell_other,
+    tell_scaled,
+)
 from bench.workloads import Workload, workload_for
-from devices import cores, profiles
-from devices.artifact import Artifact, open_artifact
-from devices.errors import UserError
-from devices.files import refuse_unwritable, sha256, write_json
+from devices import profiles
+from devices.artifact import Artifact
+from devices.files import refuse_unwritable, write_json
 from devices.profiles import Profile
 from devices.progress import Progress
 
 ROUNDS = 5
-MINUTES = 24 * 60
 BUSY = 0.1  # of all processors' time, used by others: a line says so
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """A labelled task's rows (text, second text or None) and how logits [rows, labels] become its metric."""
-
-    name: str
-    metric: str
-    rows: Sequence[tuple[str, str | None]]
-    score: Callable[[list[list[float]]], float]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to measure, the same for all artifacts.
-
-    `threads` is a number, several (a result for each), "all" (1, 2, 4 ... and the cores), or None: the best for
-    each artifact. `affinity` names processors as devices.cores.choose takes them. `minutes` is for a sustained
-    workload; `rounds` None are ROUNDS, and one for that. `corpus` is a UTF-8 text file, measured in windows of
-    `window` tokens (None: 512, or the model's positions), the first `blocks` of them (None: all)."""
-
-    workload: str | None = None
-    device: str = "local"
-    threads: int | Sequence[int] | str | None = None
-    affinity: str | None = None
-    minutes: float | None = None
-    rounds: int | None = None
-    corpus: Path | None = None
-    corpus_name: str | None = None
-    window: int | None = None
-    blocks: int | None = None
-    task: TaskRows | None = None
-    seed: int = 0
 
 
 def bench(
@@ -73,18 +50,21 @@ def bench(
     """
     chosen = Settings(**settings)
     profile = profiles.load(chosen.device)
-    _check_counts(chosen, profile)
-    opened = _open(artifacts)
+    check_counts(chosen, profile)
+    if profile.emulated:
+        chosen = instructions.settled(chosen)
+    opened = open_all(artifacts)
     plans = [workload_for(chosen.workload, a.kind, a.model["positions"], chosen.minutes) for a in opened]
-    _tell_other(opened, plans, chosen, say)
-    _tell_scaled(opened, plans, say)
-    _check_asked(opened, chosen)
-    corpus = _corpus(chosen)
+    tell_other(opened, plans, chosen, say)
+    tell_scaled(opened, plans, say)
+    check_asked(opened, chosen)
+    check_styles(plans, profile)
+    corpus = corpus_of(chosen)
     refuse_unwritable(out)
     texts = {str(chosen.corpus): corpus["sha256"]} if corpus else {}
     lasting = any(plan.minutes for plan in plans)
     asks = partial(ask, tell=say) if lasting else ask
-    with asking(asks, profile, opened, texts, out, _settings(chosen, plans), say) as asked:
+    with asking(asks, profile, opened, texts, out, identity(chosen, plans), say) as asked:
         # Quality first: a text that does not fit is known before the rounds, and every file is in the page
         # cache when the first of them loads it.
         qualities = _qualities(opened, chosen, corpus, asked, progress)
@@ -96,7 +76,8 @@ def bench(
         timed = () if profile.emulated else sorted({job.threads for job in jobs})
         roofs = {threads: _bandwidth(threads, chosen, asked) for threads in timed}
         count = chosen.rounds or (1 if lasting else ROUNDS)
-        _measure(jobs, _schedule(len(jobs), count, chosen.seed), chosen, asked, progress)
+        action = "instructions" if profile.emulated else "measure"
+        _measure(jobs, _schedule(len(jobs), count, chosen.seed), action, chosen, asked, progress)
         run = {"id": uuid.uuid4().hex}
         results = [job.result(profile, chosen.seed, run, roofs.get(job.threads)) for job in jobs]
         out.mkdir(parents=True, exist_ok=True)
@@ -131,41 +112,18 @@ class Job:
         )
 
 
-def _measure(jobs: list[Job], order: list[int], chosen: Settings, ask: Ask, progress: bool) -> None:
-    """The rounds, in that order, each in a process of its own."""
+def _measure(
+    jobs: list[Job], order: list[int], action: str, chosen: Settings, ask: Ask, progress: bool
+) -> None:
+    """The rounds, in that order, each in a process of its own that does `action`."""
     with Progress(len(order), "bench", "run", progress) as bar:
         for at in order:
             job = jobs[at]
             bar.name(job.artifact.name)
-            answer = ask(_request(job.artifact, job.plan, chosen, job.threads), str(job.artifact.path))
+            request = {"action": action, **_request(job.artifact, job.plan, chosen, job.threads)}
+            answer = ask(request, str(job.artifact.path))
             job.rounds.append({**answer, **job.count})
             bar.update()
-
-
-def _check_counts(chosen: Settings, profile: Profile) -> None:
-    """UserError for rounds, threads and processors that cannot be, where that is known without the device."""
-    if chosen.rounds is not None and chosen.rounds < 1:
-        raise UserError(f"rounds is {chosen.rounds}; it must be 1 or more")
-    if chosen.minutes is not None and not 0 < chosen.minutes <= MINUTES:
-        raise UserError(f"minutes is {chosen.minutes:g}; it must be more than 0 and at most {MINUTES}")
-    if chosen.affinity not in (None, "none"):
-        cores.parse(chosen.affinity)
-    if profile.kind != "local" or chosen.threads in (None, "all"):
-        return
-    from devices.session import thread_count  # brings ONNX Runtime, which else only the workers need
-
-    for threads in _counts(chosen):
-        thread_count(threads)
-    if chosen.affinity is not None:
-        cores.choose(chosen.affinity, 1)
-
-
-def _counts(chosen: Settings) -> list[int]:
-    """The numbers of threads that were named, once each; none for None and "all"."""
-    named = chosen.threads
-    if named is None or isinstance(named, str):
-        return []
-    return [named] if isinstance(named, int) else list(dict.fromkeys(named))
 
 
 def _bandwidth(threads: int, chosen: Settings, ask: Ask) -> dict[str, Any] | None:
@@ -185,85 +143,15 @@ def _tell_busy(results: list[dict[str, Any]], say: Callable[[str], None]) -> Non
         )
 
 
-def _open(artifacts: Sequence[Path]) -> list[Artifact]:
-    """The artifacts, each verified once, none twice."""
-    if not artifacts:
-        raise UserError("no artifact to measure; name at least one")
-    opened = [open_artifact(Path(path)) for path in artifacts]
-    for at, artifact in enumerate(opened):
-        if artifact.path.resolve() in {other.path.resolve() for other in opened[:at]}:
-            raise UserError(f"{artifact.path}: named twice; name each artifact once")
-    return opened
-
-
-def _check_asked(opened: list[Artifact], chosen: Settings) -> None:
-    """UserError where no artifact can use the corpus or task given, or a classifier is for another one."""
-    kinds = {artifact.kind for artifact in opened}
-    if chosen.corpus is not None and "decoder" not in kinds:
-        raise UserError("--corpus is for decoders, and no artifact given is one; leave it out")
-    if chosen.task is None:
-        return
-    if "classifier" not in kinds:
-        raise UserError("--task is for classifiers, and no artifact given is one; leave it out")
-    for artifact in opened:
-        made_for = (artifact.manifest.get("task") or {}).get("name")
-        if artifact.kind == "classifier" and made_for not in (None, chosen.task.name):
-            raise UserError(f"{artifact.path}: was made for task {made_for}; name that with --task")
-
-
-def _tell_other(
-    opened: list[Artifact], plans: list[Workload], chosen: Settings, say: Callable[[str], None]
-) -> None:
-    """Say which classifiers run another workload than was named, one for decoders; UserError where all would."""
-    others = [
-        (artifact.name, plan.name)
-        for artifact, plan in zip(opened, plans, strict=True)
-        if chosen.workload is not None and plan.name != chosen.workload
-    ]
-    if len(others) == len(opened):
-        raise UserError(
-            f"--workload {chosen.workload}: is for decoders, and no artifact given is one; "
-            f"try {others[0][1]}, or leave it out"
-        )
-    for name, instead in others:
-        say(f"{name} is a classifier: {instead} in place of {chosen.workload}")
-
-
-def _tell_scaled(opened: list[Artifact], plans: list[Workload], say: Callable[[str], None]) -> None:
-    for artifact, plan in zip(opened, plans, strict=True):
-        if plan.scaled_from:
-            asked, positions = plan.scaled_from, artifact.model["positions"]
-            say(
-                f"{artifact.name} has {positions} positions: {plan.name} is scaled from "
-                f"{asked['prompt']}+{asked['generate']} to {plan.prompt}+{plan.generate} tokens"
-            )
-
-
-def _corpus(chosen: Settings) -> dict[str, str] | None:
-    """Name and hash of the text, read before anything is measured."""
-    if chosen.corpus is None:
-        return None
-    if not chosen.corpus.is_file():
-        raise UserError(f"{chosen.corpus}: no such file; --corpus names a UTF-8 text file")
-    return {"name": chosen.corpus_name or chosen.corpus.name, "sha256": sha256(chosen.corpus)}
-
-
 def _schedule(artifacts: int, rounds: int, seed: int) -> list[int]:
     """Which artifact is measured when: each once per round, in an order shuffled anew for each round."""
     rng = random.Random(seed)
     return [at for _ in range(rounds) for at in rng.sample(range(artifacts), artifacts)]
 
 
-def _settings(chosen: Settings, plans: list[Workload]) -> dict[str, Any]:
-    """What, besides bytes and device, makes a command another one: its answers are not for this one."""
-    names = ("threads", "affinity", "seed", "window", "blocks")
-    same = {name: getattr(chosen, name) for name in names}
-    return {**same, "workloads": [plan.as_dict() for plan in plans]}
-
-
 def _threads(artifact: Artifact, chosen: Settings, ask: Ask) -> list[dict[str, Any]]:
     """Threads for the rounds of an artifact: those asked for, or what a process of its own finds best."""
-    if named := _counts(chosen):
+    if named := counts(chosen):
         return [{"threads": threads, "threads_from": "asked"} for threads in named]
     answer = ask({"action": "threads", "artifact": str(artifact.path), "threads": None}, str(artifact.path))
     if chosen.threads == "all":
@@ -274,7 +162,6 @@ def _threads(artifact: Artifact, chosen: Settings, ask: Ask) -> list[dict[str, A
 def _request(artifact: Artifact, plan: Workload, chosen: Settings, threads: int) -> dict[str, Any]:
     rows = chosen.task.rows if chosen.task and artifact.kind == "classifier" else None
     return {
-        "action": "measure",
         "artifact": str(artifact.path),
         "workload": plan.as_dict(),
         "threads": threads,
@@ -306,7 +193,7 @@ def _qualities(
 def _quality(artifact: Artifact, chosen: Settings, corpus: dict[str, str] | None, ask: Ask) -> dict[str, Any]:
     """Perplexity of a decoder, a task's metric of a classifier, each from a process that is not timed."""
     found: dict[str, Any] = {"perplexity": None, "task": None}
-    request = {"artifact": str(artifact.path), "threads": max(_counts(chosen), default=None)}
+    request = {"artifact": str(artifact.path), "threads": max(counts(chosen), default=None)}
     if artifact.kind == "decoder" and corpus is not None:
         text = {"corpus": str(chosen.corpus), "window": chosen.window, "blocks": chosen.blocks}
         answer = ask({"action": "perplexity", **request, **text}, str(artifact.path))

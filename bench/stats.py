@@ -14,6 +14,7 @@ import numpy as np
 
 CONFIDENCE = 0.99
 TRIM = 0.2  # of the rounds at each end
+LEFT = 4  # rounds that trimming leaves at least: of 5, none is cut
 FEWEST = 5  # rounds; below, an interval would rest on nothing
 SMALLEST = 1.001  # a ratio nearer to 1 is called no difference, however sure it is
 
@@ -56,12 +57,13 @@ def interval(medians: Sequence[float], confidence: float = CONFIDENCE) -> list[f
 def trimmed(values: Any) -> tuple[float, float, int]:
     """Trimmed mean of values [n], its standard error, and the error's degrees of freedom.
 
-    With g = floor(TRIM n) cut from each end and h = n - 2g left, the error is s_w sqrt((n - 1) / (h (h - 1))),
+    With g = floor(TRIM n) cut from each end (none where fewer than LEFT would be left) and h = n - 2g left, the error is s_w sqrt((n - 1) / (h (h - 1))),
     s_w being the standard deviation after Winsorizing, and has h - 1 degrees of freedom (Yuen 1974, eq. 2-4).
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
     cut = int(TRIM * n)
+    cut = cut if n - 2 * cut >= LEFT else 0
     left = n - 2 * cut
     winsorized = np.clip(ordered, ordered[cut], ordered[n - 1 - cut])
     error = float(winsorized.std(ddof=1)) * math.sqrt((n - 1) / (left * (left - 1)))

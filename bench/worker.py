@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import quality
+from bench import instructions, quality
 from bench.measure import STYLES, as_rows
 from bench.measure import bandwidth as read_bandwidth
 from bench.workloads import Workload
@@ -89,6 +89,7 @@ def predict(request: dict[str, Any]) -> dict[str, Any]:
 
 ACTIONS = {
     "measure": measure,
+    "instructions": instructions.count,  # in place of measure, where seconds mean nothing
     "threads": threads,
     "bandwidth": bandwidth,
     "perplexity": perplexity,

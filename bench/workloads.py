@@ -65,6 +65,9 @@ WORKLOADS: dict[str, Workload] = {
         style="sustained",
         minutes=5.0,
     ),
+    "short": Workload(
+        "short", "decoder", "a prompt of 32 tokens, then 16 new ones: for emulators", prompt=32, generate=16
+    ),
     "classify": Workload(
         "classify",
         "classifier",

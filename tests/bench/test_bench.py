@@ -13,7 +13,8 @@ import pytest
 
 from bench import process, run
 from bench.result import place
-from bench.run import TaskRows, bench
+from bench.run import bench
+from bench.settings import TaskRows
 from devices.artifact import open_artifact
 from devices.errors import UserError
 from devices.machine import physical_cores
@@ -336,7 +337,7 @@ def test_too_many_threads_are_told_before_a_process_starts(artifacts, tmp_path, 
 
 
 def test_the_command_prints_a_table(artifacts, cli, tmp_path, corpus_file):
-    """The command measures, writes and ends with a table of medians and where the results are."""
+    """The command measures, writes and ends with a table of medians, their roofs and where the results are."""
     done = cli(
         "bench",
         *artifacts[:2],
@@ -351,6 +352,8 @@ def test_the_command_prints_a_table(artifacts, cli, tmp_path, corpus_file):
     )
     assert done.returncode == 0, done.stderr
     head, *rows, where = done.stdout.splitlines()
+    rows, roofs = rows[:2], rows[2:]
+    assert len(roofs) == 2 and all("a token reads" in line and "GB/s" in line for line in roofs)
     assert head.split()[:1] == ["artifact"] and "ms/token" in head and "peak MB" in head
     assert [row.split()[0] for row in rows] == ["gpt2-fp32", "gpt2-int8"]
     assert "perplexity" in rows[0] and where.endswith("out")

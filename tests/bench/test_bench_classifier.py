@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from bench.run import TaskRows, bench
+from bench.run import bench
+from bench.settings import TaskRows
 from devices.errors import UserError
 from export.build import export
 from toolchain.evaluate import evaluate

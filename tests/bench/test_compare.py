@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from bench.compare import compare, lines, read, said
+from bench.compare import compare, lines, read, said, slower
 from bench.stats import spread, spread_of_rounds
 from devices.errors import UserError
 
@@ -68,11 +68,17 @@ def test_the_other_way_round_is_faster():
     assert said("token_s", back) == said("token_s", forth).replace("slower", "faster")
 
 
-def test_runs_of_their_own_are_not_paired():
-    """Other runs are compared as two samples, and a line says what that means."""
-    found = compare(result(), result(1.07, seed=1, run="two"))
-    assert not found["paired"] and found["figures"]["token_s"]["verdict"] == "same"
-    assert "measured in runs of their own" in lines(found)[-2] and "toolchain bench A B" in lines(found)[-1]
+def test_runs_of_their_own_are_not_told_apart():
+    """Of other runs there is a ratio of times and no verdict, since the machine may have moved; memory has one."""
+    b = result(3.0, seed=1, run="two", peak_rss_bytes=spread_of_rounds([[3e8]] * 10))
+    found = compare(result(), b)
+    assert not found["paired"] and found["figures"]["token_s"]["verdict"] == "apart"
+    assert found["figures"]["peak_rss_bytes"]["verdict"] == "more"
+    told = "\n".join(lines(found))
+    assert "B took 2.9" in told or "B took 3.0" in told
+    assert "measured in runs of their own" in told and "toolchain bench A B" in told
+    with pytest.raises(UserError, match="--fail-if-slower needs both results from one run"):
+        slower(found)
 
 
 def test_older_files_are_read():

@@ -248,6 +248,8 @@ def test_bandwidth_is_of_every_byte(monkeypatch):
         {"threads": [1, 9999]},
         {"threads": [0]},
         {"rounds": 0},
+        {"device": "cortex-a76", "workload": "cold-start"},
+        {"device": "cortex-a76", "workload": "sustained"},
     ],
 )
 def test_what_cannot_be_measured_is_told_before(artifacts, tmp_path, monkeypatch, settings):

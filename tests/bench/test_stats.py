@@ -25,6 +25,14 @@ def test_a_trimmed_mean_by_hand():
     assert middle == reference.trim_mean([1000, 1, 2, 3, 4, 5, 6, 7, 8, 9], 0.2)
 
 
+def test_of_five_none_is_cut():
+    """Three values would say too little: five are a mean and its error as everywhere, six lose one at each end."""
+    middle, error, freedom = trimmed([1, 2, 3, 4, 10])
+    assert (middle, freedom) == (4.0, 4)
+    assert error == pytest.approx(np.std([1, 2, 3, 4, 10], ddof=1) / math.sqrt(5))
+    assert trimmed([1, 2, 3, 4, 5, 99])[0] == 3.5
+
+
 def test_two_samples_are_yuens_test():
     """Unpaired, the interval excludes 1 where scipy's trimmed t-test is significant at 1 %, and not elsewhere."""
     rng = np.random.default_rng(0)

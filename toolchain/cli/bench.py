@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from devices.errors import CheckFailed, UserError
+from toolchain.cli.baseline import check_or_renew, prepare, results_folder
 from toolchain.cli.evaluate import figure
 
 
@@ -60,6 +61,22 @@ def counts(_: click.Context, __: click.Parameter, text: str | None) -> list[int]
 )
 @click.option("--across", is_flag=True, help="With --compare: whatever else differs between the two.")
 @click.option("--fail-if-slower", is_flag=True, help="With --compare: exit 1 where B is slower or larger.")
+@click.option(
+    "--check",
+    "baseline",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Compare instructions per token with this baseline; exit 1 if they grew. Emulated devices only.",
+)
+@click.option(
+    "--threshold",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0, max=1000),
+    metavar="PERCENT",
+    help="For --check.",
+)
+@click.option("--renew", is_flag=True, help="Write what was counted into the --check file instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of results, or the comparison.")
 def command(artifacts: tuple[Path, ...], as_json: bool, **asked: Any) -> None:
     """Measure ARTIFACTS: load, first token, time per token, memory, and quality where a text is given.
@@ -70,6 +87,7 @@ def command(artifacts: tuple[Path, ...], as_json: bool, **asked: Any) -> None:
     \b
     Example:
       toolchain bench demo-out/artifacts/distilled-int8 --rounds 3 --out results
+      toolchain bench demo-out/artifacts/distilled-int8 --device cortex-a76 --workload short --rounds 2 --out results
     """
     pair, across, fail = (asked.pop(key) for key in ("compare", "across", "fail_if_slower"))
     if pair is None:
@@ -92,13 +110,14 @@ def _measure(
     task: str | None,
     data: Path | None,
     setup: bool,
+    baseline: Path | None,
+    threshold: float,
+    renew: bool,
     **settings: Any,
 ) -> None:
-    """Measure, write, print."""
-    if not artifacts or out is None:
-        raise UserError(
-            "bench needs an artifact to measure and --out, or --compare A.json B.json; see --help"
-        )
+    """Measure, write, print; compare with a baseline where there is one."""
+    if not artifacts:
+        raise UserError("bench needs an artifact to measure, or --compare A.json B.json; see --help")
     from bench.run import bench
     from toolchain.glue.metrics import dev_rows
 
@@ -107,6 +126,7 @@ def _measure(
 
         settings["corpus"] = heldout_file(corpus)
         settings["corpus_name"] = "stdlib" if corpus == "stdlib" else None
+    prepare(out, baseline, renew, settings["device"])
     rows = None if task is None else dev_rows(task, data)
 
     def say(line: str) -> None:
@@ -117,14 +137,17 @@ def _measure(
 
         profile = profiles.load(settings["device"])
         reach.of(profile).setup(profile, say)
-    results = bench(list(artifacts), out, say=say, task=rows, **settings)
+    with results_folder(out) as folder:
+        results = bench(list(artifacts), folder, say=say, task=rows, **settings)
     if as_json:
         click.echo(json.dumps(results, indent=2))
-        return
-    click.echo("\n".join(table(results)))
-    for line in filter(None, map(roof, results)):
-        click.echo(line)
-    click.echo(f"results in {out}")
+    else:
+        click.echo("\n".join(table(results)))
+        for line in filter(None, map(roof, results)):
+            click.echo(line)
+        click.echo(f"results in {out}" if out else "no --out, so no results are kept")
+    if baseline:
+        check_or_renew(baseline, results, threshold, renew, say)
 
 
 def _compare(a: Path, b: Path, across: bool, fail: bool, as_json: bool) -> None:
@@ -163,6 +186,10 @@ COLUMNS = (
     "ms/sentence",
     "peak MB",
     "file MB",
+    "M instr. to load",
+    "M/prompt token",
+    "M/token",
+    "M/sentence",
     "quality",
 )
 
@@ -193,12 +220,21 @@ def _row(result: dict[str, Any], several: bool) -> tuple[str, ...]:
         _scaled(result["sentence_s"], "median", 1e3, 2),
         _scaled(result["peak_rss_bytes"], "median", 1e-6, 0),
         f"{result['file_bytes'] / 1e6:.1f}",
+        *(
+            _counted(result, key)
+            for key in ("load", "per_prompt_token", "per_generated_token", "per_sentence")
+        ),
         _quality(result["quality"]),
     )
 
 
 def _scaled(spread: dict[str, Any] | None, key: str, factor: float, digits: int) -> str:
     return "" if spread is None else f"{spread[key] * factor:.{digits}f}"
+
+
+def _counted(result: dict[str, Any], key: str) -> str:
+    counted = result.get("instructions") or {}
+    return _scaled(counted.get(key), "median", 1e-6, 3)
 
 
 def _quality(quality: dict[str, Any]) -> str:

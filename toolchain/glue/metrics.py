@@ -9,7 +9,7 @@ from devices.errors import UserError, unknown
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.run import TaskRows
+    from bench.settings import TaskRows
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
@@ -109,7 +109,7 @@ def dev_rows(name: str, data: Path | None) -> "TaskRows":
     """A task's dev rows and its metric, as `bench` takes them; the metric is computed here, on the host."""
     import numpy as np
 
-    from bench.run import TaskRows
+    from bench.settings import TaskRows
     from toolchain.glue.tasks import load_task
 
     task = load_task(name, data)
