@@ -57,8 +57,9 @@ def interval(medians: Sequence[float], confidence: float = CONFIDENCE) -> list[f
 def trimmed(values: Any) -> tuple[float, float, int]:
     """Trimmed mean of values [n], its standard error, and the error's degrees of freedom.
 
-    With g = floor(TRIM n) cut from each end (none where fewer than LEFT would be left) and h = n - 2g left, the error is s_w sqrt((n - 1) / (h (h - 1))),
-    s_w being the standard deviation after Winsorizing, and has h - 1 degrees of freedom (Yuen 1974, eq. 2-4).
+    With g = floor(TRIM n) cut from each end (none where fewer than LEFT would stay) and h = n - 2g left, the
+    error is s_w sqrt((n - 1) / (h (h - 1))), s_w being the standard deviation after Winsorizing, and has h - 1
+    degrees of freedom (Yuen 1974).
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
@@ -119,7 +120,7 @@ def compare(a: Sequence[float], b: Sequence[float], paired: bool) -> dict[str, A
 
 
 def _apart(x: Any, y: Any) -> tuple[float, float, int]:
-    """Difference of the trimmed means of two samples, its error and degrees of freedom (Yuen 1974, sec. 3)."""
+    """Difference of the trimmed means of two samples, its error and degrees of freedom: Yuen 1974."""
     (mean_x, error_x, free_x), (mean_y, error_y, free_y) = trimmed(x), trimmed(y)
     squares = error_x**2 + error_y**2
     parts = error_x**4 / free_x + error_y**4 / free_y

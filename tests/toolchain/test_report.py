@@ -350,6 +350,17 @@ def test_emulated_devices_show_no_times(tmp_path: Path) -> None:
     assert [list(figure["specs"]) for figure in page["figures"]] == [["file_bytes"]]
 
 
+def test_a_cold_start_has_its_own_column(tmp_path: Path) -> None:
+    """From the start of a process is another figure than a first token, and never under its heading."""
+    cold = {"first_token_s": None, "token_s": None, "start_s": {"median": 0.731, "samples": [0.731]}}
+    cold["workload"] = {"name": "cold-start", "prompt": 8, "generate": 1}
+    write(tmp_path / "in", decoder(TEACHER, "fp32"), decoder(TEACHER, "fp32", **cold))
+    tables = {
+        table.columns[3]: table.groups[0].rows[0][3] for table in page_content(tmp_path / "in")["tables"]
+    }
+    assert tables["start to first token ms"] == "731" and tables["first token ms"] not in ("", "731")
+
+
 def test_a_card_s_command_makes_that_very_model(tmp_path: Path) -> None:
     """A classifier's card shows its own `glue`, or nothing; never what made the model it was tuned from."""
     silent, telling = (classifier("distilled", task, 0.8, 0.6) for task in ("docs-kind", "docs-order"))

@@ -11,14 +11,15 @@ from toolchain.cli.baseline import check_or_renew, prepare, results_folder
 from toolchain.cli.evaluate import figure
 
 
-def counts(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | str | None:
+def counts(_: click.Context, __: click.Parameter, text: str | None) -> int | list[int] | str | None:
     """--threads: "2", "1,2,4" or "all"."""
     if text is None or text == "all":
         return text
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise click.BadParameter(f"'{text}' is no number of threads; write 2, or 1,2,4, or all")
-    return [int(word) for word in words]
+    numbers = [int(word) for word in words]
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 @click.command()

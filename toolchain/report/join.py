@@ -6,7 +6,7 @@ from typing import Any
 from toolchain.report.lineage import Result, Student, identity
 
 Row = dict[str, Any]
-TIMES = ("load_s", "first_token_s", "token_s", "sentence_s")
+TIMES = ("load_s", "start_s", "first_token_s", "token_s", "sentence_s")
 SPREADS = (*TIMES, "peak_rss_bytes")
 
 # One row per subject x device x workload, in this order in results.csv.

@@ -85,7 +85,9 @@ RESULT = _object(
         perplexity=PERPLEXITY,
         task=_object(("name",), name=TEXT, metric=TEXT_OR_NULL, value=NUMBER, rows=SIZE),
     ),
-    **dict.fromkeys(("load_s", "first_token_s", "token_s", "sentence_s", "peak_rss_bytes"), SPREAD),
+    **dict.fromkeys(
+        ("load_s", "start_s", "first_token_s", "token_s", "sentence_s", "peak_rss_bytes"), SPREAD
+    ),
 )
 
 # What a labelled task is worth without a model: {"kind": "baseline", "task": "docs-kind", "value": 0.79, ...}

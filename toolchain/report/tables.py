@@ -10,7 +10,8 @@ from toolchain.report.lineage import Student
 from toolchain.report.units import count, mb, ms, three
 
 Setting = tuple[Any, ...]
-DECODER_COLUMNS = ("weights", "file MB", "perplexity", "first token ms", "token ms", "token p95", "memory MB")
+WARM, COLD = "first token ms", "start to first token ms"
+DECODER_COLUMNS = ("weights", "file MB", "perplexity", WARM, "token ms", "token p95", "memory MB")
 CLASSIFIER_COLUMNS = ("weights", "file MB", "score", "baseline", "sentence ms", "sentence p95", "memory MB")
 
 
@@ -128,6 +129,9 @@ def _setting(rows: list[Row], key: Setting) -> tuple[str, ...]:
 def decoder_table(rows: list[Row], known: dict[str, Student], title: str = "Language models") -> Table:
     """Language models of one setting, a group per student: its PyTorch checkpoint, then its artifacts."""
     best = {id(r) for r in fronts(rows, "token_s_median")}
+    cold = any(r["start_s_median"] is not None for r in rows)  # a process of its own for each token
+    first = "start_s_median" if cold else "first_token_s_median"
+    columns = [COLD if cold and name == WARM else name for name in DECODER_COLUMNS]
     groups = []
     for sha in dict.fromkeys(r["checkpoint_sha256"] for r in rows):
         mine = [r for r in rows if r["checkpoint_sha256"] == sha]
@@ -136,7 +140,7 @@ def decoder_table(rows: list[Row], known: dict[str, Student], title: str = "Lang
                 "PyTorch" if r["subject"] == "checkpoint" else r["recipe"] or "",
                 "" if r["subject"] == "checkpoint" else mb(r["file_bytes"]),
                 three(r["perplexity"]),
-                ms(r["first_token_s_median"]),
+                ms(r[first]),
                 ms(r["token_s_median"]),
                 ms(r["token_s_p95"]),
                 mb(r["peak_rss_bytes_median"]),
@@ -146,7 +150,7 @@ def decoder_table(rows: list[Row], known: dict[str, Student], title: str = "Lang
         facts = {"layers": layers(known[sha]), "parameters": count(known[sha].parameters)}
         marked = tuple(i for i, r in enumerate(mine) if id(r) in best)
         groups.append(Group(known[sha].label, facts, cells, marked))
-    return Table(title, conditions(rows), "model", DECODER_COLUMNS, groups)
+    return Table(title, conditions(rows), "model", tuple(columns), groups)
 
 
 def layers(student: Student) -> str:
