@@ -236,7 +236,7 @@ def _refused(profile: Profile, code: int, said: str) -> UserError:
         cure = f"let your key in there first (ssh-copy-id {host}), or load it into your agent; no password is asked for"
     else:
         cure = f"see that it is on, and that `ssh {host}` works"
-    return UserError(f"{profile.name}: ssh: {words}; {cure}")
+    return UserError(f"{profile.name}: ssh: {words.removeprefix('ssh: ')}; {cure}")
 
 
 def _words(said: str) -> str:
