@@ -124,7 +124,7 @@ intervals: $(VENV)/ready
 # The demo's model on two ARM processors that are emulated: does a token cost more instructions than the baseline's?
 # RENEW=1 writes the baseline. Needs qemu-user, gcc, libc6-dev and Debian's apt; the first time downloads 80 MB.
 ARM         := .cache/arm
-ARM_RECIPES := fp32 int8 int4
+ARM_RECIPES := fp32 int8 int8-dynamic int4
 ARM_CPUS    := cortex-a72 cortex-a76
 BASELINE    := docs/results/arm-baseline.json
 RENEW       ?=
@@ -137,7 +137,6 @@ arm-artifacts: $(VENV)/ready
 	  --out $(ARM)/$$recipe --no-parity --quality-tokens 0 --force; done
 
 # What they compute, beside x86 and the model in fp32: docs/arm.md.
-arm-table: ARM_RECIPES += int8-dynamic
 arm-table: arm-artifacts
 	@set -e; for cpu in $(ARM_CPUS); do "$(BIN)/toolchain" devices setup $$cpu; done
 	"$(BIN)/python" tests/arm/table.py $(addprefix $(ARM)/,$(ARM_RECIPES)) --out docs/results/arm.json

@@ -4,10 +4,12 @@ A baseline is one JSON file with an entry for each device, checkpoint, recipe an
 need not be those of the baseline, since what an exporter now writes is what is to be checked.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from devices.artifact import GRAPH, MANIFEST
 from devices.errors import CheckFailed, UserError, unknown
 from devices.files import read_json, write_json
 
@@ -38,10 +40,20 @@ def entry(result: dict[str, Any]) -> dict[str, Any]:
         "recipe": subject["recipe"]["name"],
         "workload": {key: result["workload"].get(key) for key in WORK},
         "name": subject["name"],
-        "artifact": subject["sha256"],
+        "graph": _graph(subject),
         "versions": {key: result["environment"].get(key) for key in VERSIONS},
         "instructions": {key: counted[key]["median"] for key in (*CHECKED, *TOLD) if counted.get(key)},
     }
+
+
+def _graph(subject: dict[str, Any]) -> str | None:
+    """One hash of the graph and its weights, without the manifest's date; None where the artifact has gone."""
+    try:
+        listed = read_json(Path(subject["path"]) / MANIFEST, "a manifest")["files"]
+        files = [listed[name]["sha256"] for name in sorted(listed) if name.startswith(GRAPH)]
+    except (UserError, KeyError, TypeError):
+        return None
+    return hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 def renew(path: Path, results: Sequence[dict[str, Any]]) -> None:
@@ -164,6 +176,8 @@ def _differences(old: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key in VERSIONS
         if now["versions"][key] != old["versions"].get(key)
     ]
-    if now["artifact"] != old.get("artifact"):
-        lines.append(f"{where}: another export of the same checkpoint and recipe than the baseline's")
+    if now["graph"] != old.get("graph"):
+        lines.append(
+            f"{where}: the graph or its weights are others than the baseline's, of the same checkpoint and recipe"
+        )
     return lines

@@ -33,9 +33,9 @@ UNKNOWN_THERE = (
 def settled(chosen: Any) -> Any:
     """The settings of bench.run for a device without time: one thread, since threads wait for each other by
     spinning, and how long is chance. UserError for more."""
-    if chosen.threads not in (None, 1):
+    if chosen.threads not in (None, 1, [1], (1,)):
         raise UserError(
-            f"threads is {chosen.threads}; instructions are counted with 1, for waiting costs them too: "
+            f"threads is {chosen.threads}; instructions are counted with 1, since waiting for others costs them too: "
             "leave --threads out"
         )
     return replace(chosen, threads=1)

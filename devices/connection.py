@@ -8,8 +8,10 @@ socket, in a folder that only we may read.
 
 import atexit
 import contextlib
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -34,6 +36,8 @@ OPTIONS = {
     "ServerAliveInterval": str(ALIVE),
 }
 FULL = ("No space left on device", "Disk quota exceeded", "write error", "File too large")
+# ssh, and however it ends its folder is gone.
+TIDY = '"$@"; code=$?; rm -rf -- "$0"; exit $code'
 _open: dict[str, tuple[subprocess.Popen[str], Path]] = {}
 
 
@@ -49,27 +53,29 @@ def connect(profile: Profile) -> Path:
         return known[1] / "s"
     if not profile.settings.get("host"):
         raise UserError(_template(profile))
+    if shutil.which("ssh") is None:
+        raise UserError(f"{profile.name}: ssh is not installed here; sudo apt install openssh-client")
     folder = Path(tempfile.mkdtemp(prefix="toolchain-", dir="/tmp"))  # a socket's path has 107 bytes
     # `cat` there waits for the end of its input, which is the end of this process.
     script = f"printf '\\n%s\\n' '{MARK}'; exec cat >/dev/null"
     line = [*_ssh(profile, folder / "s", "yes"), "--", profile.settings["host"], remote(script)]
     with (folder / "err").open("w+", encoding="utf-8", errors="replace") as err:
-        try:
-            master = subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True, errors="replace"
-            )
-        except FileNotFoundError:
-            shutil.rmtree(folder)
-            raise UserError(
-                f"{profile.name}: ssh is not installed here; sudo apt install openssh-client"
-            ) from None
+        pipe = subprocess.PIPE
+        # A session of its own: Ctrl-C is for us, who then end it.
+        master = subprocess.Popen(
+            ["sh", "-c", TIDY, str(folder), *line],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=err,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         assert master.stdout is not None
         if not any(answer.startswith(MARK) for answer in master.stdout):
             code = master.wait()
             err.seek(0)
-            said = err.read()
-            shutil.rmtree(folder)
-            raise _refused(profile, code, said)
+            raise _refused(profile, code, err.read())
     _open[key(profile)] = master, folder
     return folder / "s"
 
@@ -83,9 +89,9 @@ def close() -> None:
         try:
             master.wait(5)
         except subprocess.TimeoutExpired:
-            master.kill()
+            os.killpg(master.pid, signal.SIGKILL)
             master.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
     _open.clear()
 
 
@@ -230,7 +236,7 @@ def _refused(profile: Profile, code: int, said: str) -> UserError:
         cure = f"let your key in there first (ssh-copy-id {host}), or load it into your agent; no password is asked for"
     else:
         cure = f"see that it is on, and that `ssh {host}` works"
-    return UserError(f"{profile.name}: ssh: {words}; {cure}")
+    return UserError(f"{profile.name}: ssh: {words.removeprefix('ssh: ')}; {cure}")
 
 
 def _words(said: str) -> str:

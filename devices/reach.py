@@ -16,6 +16,9 @@
     clean(profile, say) -> None
         Remove everything that setup and put left there, and say how much that was.
 
+A module whose processes print what is not ours has MARK, which every line of ours begins with, and one whose
+local command line fails in ways of its own has failure(profile, code, stderr) -> UserError.
+
 `say` takes a line for the user. All raise UserError, one line that names the device.
 """
 

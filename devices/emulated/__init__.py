@@ -17,6 +17,7 @@ from devices.artifact import Artifact
 from devices.emulated import root
 from devices.emulated.cpu import processor
 from devices.errors import UserError
+from devices.probe import INT8
 from devices.process import HOME
 from devices.profiles import Profile
 from devices.reach import Finding
@@ -78,6 +79,7 @@ def check(profile: Profile) -> list[Finding]:
         return [*found, Finding("root", f"{lacking} missing", False, hint)]
     seen = _probe(profile)
     found += [Finding(key, value) for key, value in seen.items() if key not in ("expected", "counts")]
+    found.append(Finding("int8", next(text for name, text in INT8.items() if name in seen["hwcap"])))
     told = set(seen["isa"] or ())
     if odd := set(profile.isa or ()) - told:
         found.append(

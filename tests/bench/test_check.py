@@ -99,6 +99,18 @@ def test_other_versions_are_said_and_compared(baseline, key):
         check.check(baseline, [grown])
 
 
+def test_another_graph_is_said_and_compared(tmp_path, decoder_artifact):
+    """What the exporter writes today is checked against what it wrote; that it is another graph is said."""
+    path, now = tmp_path / "baseline.json", result()
+    now["subject"]["path"] = str(decoder_artifact)
+    check.renew(path, [now])
+    assert not any("graph" in line for line in check.check(path, [now]))
+    old = json.loads(path.read_text())
+    old["entries"][0]["graph"] = "0" * 64
+    path.write_text(json.dumps(old))
+    assert any("the graph or its weights are others" in line for line in check.check(path, [now]))
+
+
 def test_another_device_recipe_workload_or_checkpoint_is_not_compared(baseline):
     """A baseline of something else is refused, with what differs."""
     changes = {

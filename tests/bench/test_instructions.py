@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from bench import run
+from bench import instructions, run
 from bench.process import ask
+from bench.settings import Settings
 from bench.workloads import Workload
 from devices import profiles
 from devices.emulated import root
 from devices.errors import UserError
 
+RECIPES = ("fp32", "int8", "int8-dynamic", "int4")
 SMALL = Workload("small", "decoder", "d", prompt=8, generate=4)
 
 
@@ -74,12 +76,18 @@ def test_this_machine_counts_nothing(artifacts):
         counted(artifacts[0], profiles.load("local"))
 
 
+@pytest.mark.parametrize("threads", [2, [1, 2], "all", (4,)])
+def test_threads_are_one(threads):
+    """More threads, several numbers or a sweep are refused; one is what is counted anyway."""
+    with pytest.raises(UserError, match="instructions are counted with 1"):
+        instructions.settled(Settings(threads=threads))
+    assert {instructions.settled(Settings(threads=one)).threads for one in (None, 1, [1], (1,))} == {1}
+
+
 def test_the_projects_baseline_is_one(request):
     """The baseline in the repository is read, and knows every recipe on both processors."""
     from bench import check
 
     entries = check.read(Path(request.config.rootpath) / "docs/results/arm-baseline.json")
     known = {(one["device"], one["recipe"]) for one in entries}
-    assert known == {
-        (cpu, recipe) for cpu in ("cortex-a72", "cortex-a76") for recipe in ("fp32", "int8", "int4")
-    }
+    assert known == {(cpu, recipe) for cpu in ("cortex-a72", "cortex-a76") for recipe in RECIPES}

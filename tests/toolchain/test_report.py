@@ -350,6 +350,25 @@ def test_emulated_devices_show_no_times(tmp_path: Path) -> None:
     assert [list(figure["specs"]) for figure in page["figures"]] == [["file_bytes"]]
 
 
+def test_instructions_are_on_no_axis(tmp_path: Path) -> None:
+    """A result as an emulated device gives it (instructions, no times) is read and listed; only size is drawn."""
+    times = dict.fromkeys(("load_s", "first_token_s", "token_s", "peak_rss_bytes"))
+    counted = {
+        "per_generated_token": {"median": 3e6, "p95": 3e6, "p99": 3e6, "samples": [3e6]},
+        "repeats_within": 0.0,
+    }
+    made = [
+        decoder(name, "int8", device={"name": "cortex-a76", "emulated": True}, instructions=counted, **times)
+        for name in (TEACHER, "cut")
+    ]
+    folder = write(tmp_path / "results", *made)
+    page = page_content(folder)
+    assert [list(figure["specs"]) for figure in page["figures"]] == [["file_bytes"]]
+    assert not any(
+        row[key] for row in flat(folder) for key in row if key.startswith(("token_s", "first_", "load_"))
+    )
+
+
 def test_a_cold_start_has_its_own_column(tmp_path: Path) -> None:
     """From the start of a process is another figure than a first token, and never under its heading."""
     cold = {"first_token_s": None, "token_s": None, "start_s": {"median": 0.731, "samples": [0.731]}}

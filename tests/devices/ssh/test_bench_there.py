@@ -15,6 +15,12 @@ from devices.process import environment
 WORKER = "bench.worker"
 
 
+def heed():
+    """A group of its own, as a terminal gives it; a child of a shell's background job ignores SIGINT."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def bench(ready, decoder_folder, tmp_path):
     """`bench(rounds, ...)` starts the command on the board, its results going to tmp_path/out."""
@@ -26,7 +32,13 @@ def bench(ready, decoder_folder, tmp_path):
         pipe = subprocess.PIPE
         running.append(
             subprocess.Popen(
-                [*line, *options], stdout=pipe, stderr=pipe, text=True, env=environment(), cwd=tmp_path
+                [*line, *options],
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                env=environment(),
+                cwd=tmp_path,
+                preexec_fn=heed,
             )
         )
         return running[-1]
@@ -59,6 +71,13 @@ def workers(board, module=WORKER):
 def state(process):
     """A process's state, a letter."""
     return (process / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def words(pid):
+    """The words of the command lines of a process's children that hold its connection."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lines = [Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0") for child in children]
+    return next(line for line in lines if "ControlMaster=yes" in line)
 
 
 def until(true, seconds=60):
@@ -139,16 +158,21 @@ def kill(pid):
     return True
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, "Ctrl-C"])
 def test_nothing_lives_on_there(bench, ready, tmp_path, sign):
-    """However the command here ends, the worker there ends too, and so does the connection."""
+    """However the command here ends, the worker there ends too, and so does the connection, here as well."""
     running = bench(200)
     assert until(lambda: len(kept(tmp_path)) >= 1 and workers(ready))
-    running.send_signal(sign)
+    (folder,) = (Path(line[12:]).parent for line in words(running.pid) if line.startswith("ControlPath="))
+    if sign == "Ctrl-C":
+        os.killpg(running.pid, signal.SIGINT)
+    else:
+        running.send_signal(sign)
     _, err = running.communicate(timeout=60)
     assert until(lambda: not workers(ready) and not workers(ready, "devices.supervisor"), 20)
     assert until(lambda: not ready.sessions(), 20)
-    if sign == signal.SIGINT:
+    assert until(lambda: not folder.exists(), 20)
+    if sign != signal.SIGKILL:
         assert running.returncode == 130 and "answers are kept" in err
 
 

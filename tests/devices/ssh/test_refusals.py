@@ -1,5 +1,6 @@
 """A board that is not there, not known, not ours, or not fit: one line, with ssh's own words where they are its."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -170,3 +171,33 @@ def test_one_connection_and_no_trace(ready):
     assert ready.log.read_text().count("Accepted publickey") == 2  # to set it up, and now
     connection.close()
     assert not socket.parent.exists()
+
+
+def newer(folder):
+    """An artifact that a later version wrote."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "schema": 99}))
+
+
+@pytest.mark.parametrize("what", ["not set up", "a newer artifact", "a damaged artifact", "not there"])
+def test_a_benchmark_that_cannot_be_is_exit_2(board, cli, own_artifact, tmp_path, what):
+    """One line, exit 2, nothing written and nothing on the board, whatever is wrong."""
+    if what == "a newer artifact":
+        newer(own_artifact)
+    if what == "a damaged artifact":
+        (own_artifact / "model.onnx.data").write_bytes(b"short")
+    if what == "not there":
+        board.stop()
+    done = cli("bench", own_artifact, "--device", board.profile_path, "--out", tmp_path / "out")
+    said = {"a newer artifact": "written by a newer toolchain", "a damaged artifact": "has 5 bytes where"}
+    said |= {"not there": "Connection refused", "not set up": "toolchain devices setup"}
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("toolchain: ") and said[what] in last
+    assert not (tmp_path / "out").exists() and not board.folder.exists()
+
+
+@pytest.mark.parametrize("action", ["check", "setup", "clean"])
+def test_a_device_that_is_not_there_is_exit_2(stopped_board, cli, action):
+    """Every command on it: one line with ssh's words."""
+    done = cli("devices", action, stopped_board.profile_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Connection refused" in done.stderr

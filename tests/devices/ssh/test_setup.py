@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devices import board_setup, profiles, ssh
+from devices import board_setup, ssh
 from devices.artifact import open_artifact
 from devices.errors import UserError
 
@@ -104,22 +104,6 @@ def test_setup_and_clean_are_commands(board, cli, decoder_folder, tmp_path):
     line = ["bench", decoder_folder, "--device", board.profile_path, "--rounds", 1, "--threads", 1]
     done = cli(*line, "--setup", "--out", tmp_path / "out")
     assert done.returncode == 0 and "board: is set up" in done.stderr
-
-
-def test_arm_behind_the_login(board, decoder_folder, tmp_path, cli):
-    """With the emulated ARM64 root behind it, a benchmark over ssh comes back from aarch64."""
-    emulated = pytest.importorskip("devices.emulated")
-    profile = profiles.load("cortex-a76")
-    if not all(finding.ok for finding in emulated.check(profile)):
-        pytest.skip("the emulated root is not set up: toolchain devices setup cortex-a76")
-    wrapper = emulated.wrapper(profile, board.root / "python-arm64")
-    board.profile(python=str(wrapper), emulated=True)
-    line = ["bench", decoder_folder, "--device", board.profile_path, "--rounds", 1, "--threads", 1]
-    done = cli(*line, "--setup", "--out", tmp_path / "out", timeout=600)
-    assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "out").iterdir()
-    result = json.loads(path.read_text())
-    assert result["environment"]["arch"] == "aarch64" and result["environment"]["emulated"] is True
 
 
 def test_the_checkout_and_an_installation_send_the_same(tmp_path):
