@@ -18,6 +18,7 @@ export PYTHONPATH="$PWD/code/$2" PYTHONUTF8=1 ORT_DISABLE_TELEMETRY=1 XDG_CACHE_
 python="$3"; case "$python" in venv/*) python="$PWD/$python";; esac
 shift 3; exec "$python" -P -m "$@" """
 APPEND = 'cd -- "$1" && exec cat >> "$2"'
+LARGE = 100_000_000  # bytes that a board's card reads for seconds
 _used: dict[str, set[str]] = {}  # what this process put on each device: it does not go to make room
 
 
@@ -44,6 +45,9 @@ def put(
         "cache_bytes": profile.settings["cache_bytes"],
     }
     used.add(key)
+    total = sum(entry["size"] for entry in listed.values())
+    if total > LARGE:
+        say(f"{profile.name}: {name}: {total / 1e6:.0f} MB are verified there before they are used")
     for _ in range(2):
         state = ask_board(profile, python, "want", request)
         if state["path"]:
