@@ -28,7 +28,9 @@ def windows(ids: Any, window: int, blocks: int | None = None) -> np.ndarray:
         raise UserError(f"a window of {window} tokens predicts nothing; choose --window 2 or more")
     count = len(ids) // window
     if count == 0:
-        raise UserError(f"the text has {len(ids)} tokens, less than one window of {window}; lower --window")
+        raise UserError(
+            f"the text has {len(ids)} tokens, less than one window of {window}; lower --window, or name more text"
+        )
     if blocks is not None:
         count = min(count, blocks)
     return ids[: count * window].reshape(count, window)

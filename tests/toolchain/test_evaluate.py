@@ -339,3 +339,14 @@ def test_an_export_is_held_to_its_task(classifiers, task, tmp_path, main):
         assert abs(quality["task"]["artifact"] - quality["task"]["pytorch"]) <= 0.01
     done = main("export", checkpoint, "--out", tmp_path / "c", "--quality-text", task.path / "dev.tsv")
     assert done.code == 2 and "--quality-text is for a decoder" in done.err
+
+
+def test_demo_names_the_shipped_teacher(main, tmp_path, monkeypatch):
+    """`demo` works where a model is named, unless something here is called so."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--corpus", "stdlib", "--window", "32", "--blocks", "1", "--out", tmp_path / "out")
+    done = main("evaluate", "demo", *options)
+    assert done.code == 0 and "teacher" in done.out, done.err
+    (tmp_path / "demo").mkdir()
+    done = main("evaluate", "demo", *options)
+    assert done.code == 2 and done.err.startswith("toolchain: demo")

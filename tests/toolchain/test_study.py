@@ -102,6 +102,17 @@ BAD = [
     ("[glue.x]\nof = 'big'\ntask = 'docs-kind'\nmethod = 'finetun'", "did you mean finetune"),
     ("[glue.x]\nof = 'big'\ntask = 'docs-kind'\nteacher = 'y'", "unknown glue section 'y'"),
     ("[glue.x]\nof = 'big'", "--task"),
+    (
+        "[glue.x]\nof = 'big'\ntask = 'docs-kin'",
+        "[glue.x] task: unknown task 'docs-kin': did you mean docs-kind",
+    ),
+    ("[glue.x]\nof = 'big'\ntask = ['docs-kind', 'colla']", "did you mean cola"),
+    ("[glue.x]\nof = 'big'\ntask = 'docs-kind'\nmethod = 'kd'", "method kd: learns from a teacher"),
+    (
+        "[glue.x]\nof = 'big'\ntask = 'docs-kind'\n"
+        "[glue.y]\nof = 'big'\ntask = 'docs-kind'\nmethod = 'label-smoothing'\nteacher = 'x'",
+        "method label-smoothing: takes no teacher",
+    ),
     ("[bench.x]\nof = 'big'", "unknown name 'big'"),
     ("[tables.7]\nrows = {}", "needs columns and rows"),
     ("[tables.7]\ncolumns = {a = {evaluate = 'bear'}}\nrows = {b = {of = '*'}}", "did you mean bare?"),

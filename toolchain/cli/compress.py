@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from devices.errors import UserError
-from toolchain.cli.options import resumable, told, training_options
+from toolchain.cli.options import resumable, shipped, told, training_options
 
 DISTIL = ("temperature", "alpha", "mix", "cache_teacher", "cache_top")
 DISTIL_ONLY = "needs the teacher, and --train is none; say --train distill, or leave it out"
@@ -18,7 +18,7 @@ TRAIN_ONLY = "says how to train, and --train is none; say --train pretrain or di
 
 
 @click.command()
-@click.argument("teacher")
+@click.argument("teacher", callback=shipped)
 @click.option("--out", type=Path, required=True, help="Folder for the student.")
 @click.option(
     "--layers",

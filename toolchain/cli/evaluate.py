@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from toolchain.cli.options import shipped
+
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), callback=shipped)
 @click.option(
     "--corpus", help="Text file to take perplexity on, read whole; default: stdlib, its held-out part."
 )

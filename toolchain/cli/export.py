@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from devices.errors import UserError
+from toolchain.cli.options import shipped
 
 PERCENT = click.FloatRange(0, 100)
 
 
 @click.command()
-@click.argument("checkpoint", type=Path)
+@click.argument("checkpoint", type=Path, callback=shipped)
 @click.option("--out", type=Path, required=True, help="Folder for the artifact.")
 @click.option("--int8", is_flag=True, help="8-bit weights: --recipe int8.")
 @click.option("--int4", is_flag=True, help="4-bit weights: --recipe int4.")

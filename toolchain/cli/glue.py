@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from devices.errors import CheckFailed, UserError
-from toolchain.cli.options import told
+from toolchain.cli.options import shipped, told
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), callback=shipped)
 @click.option(
     "--task",
     "tasks",

@@ -9,6 +9,8 @@ import click
 
 from devices.files import staging_path
 
+SHIPPED = "demo"  # names the teacher that ships with the package, where no file or folder is called so
+
 TRAINING = (
     click.option(
         "--corpus",
@@ -119,3 +121,12 @@ def resumable(out: Path) -> str:
 
     kept = next((staging_path(out.absolute()) / WORK / "snapshots").glob("checkpoint-*"), None)
     return "the same command goes on from its last snapshot" if kept else ""
+
+
+def shipped(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """For an argument that names a model: `demo` is the teacher that ships with the package."""
+    if str(value) != SHIPPED or Path(SHIPPED).exists():
+        return value
+    from toolchain.demo import default_teacher
+
+    return type(value)(default_teacher())

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -49,6 +50,24 @@ def check_options(study: Study) -> None:
                 raise UserError(
                     f"{place} {option}: {unknown(kind.removesuffix('s'), str(value), entries(kind))}"
                 )
+        if stage.kind == "glue":
+            _check_fine_tuning(stage, place, entries("tasks"))
+
+
+def _check_fine_tuning(stage: Stage, place: str, known: Iterable[str]) -> None:
+    """UserError for a task that nobody knows, and for a method whose teacher is missing or not wanted."""
+    from toolchain.glue.methods import METHODS
+
+    folder = Path(str(stage.options.get("data", "")))
+    for task in str(stage.options.get("task")).split(","):
+        if task not in known and not (folder / task).is_dir():
+            raise UserError(f"{place} task: {unknown('task', task, known)}")
+    name = str(stage.options.get("method", "finetune"))
+    wants, given = METHODS[name].teacher, "teacher" in stage.options
+    if wants == "needed" and not given:
+        raise UserError(f"{place} method {name}: learns from a teacher; name a glue section with teacher")
+    if wants == "none" and given:
+        raise UserError(f"{place} method {name}: takes no teacher; leave it out")
 
 
 def arguments(stage: Stage, subject: str, paths: dict[str, Path], out: Path) -> list[str]:

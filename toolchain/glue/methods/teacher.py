@@ -15,9 +15,20 @@ if TYPE_CHECKING:
 
 
 def find(teacher: Path, task: Task, seed: int) -> Path:
-    """The classifier for `task` at `teacher`: itself, or of an --out of `toolchain glue` the task's (and seed's)."""
+    """The classifier for `task` at `teacher`: itself, or of an --out of `toolchain glue` the task's (and seed's).
+
+    UserError where that has classifiers of the task and none of this seed.
+    """
     places = [teacher, teacher / task.name, teacher / task.name / f"seed-{seed}"]
-    return next((place for place in places if (place / "config.json").is_file()), teacher)
+    found = next((place for place in places if (place / "config.json").is_file()), None)
+    others = sorted((teacher / task.name).glob("seed-*/config.json"))
+    if found is None and others:
+        seeds = ", ".join(file.parent.name.removeprefix("seed-") for file in others)
+        raise UserError(
+            f"{teacher}: has {task.name} by seeds {seeds}, not {seed}; ask for those with --seeds, "
+            f"or name one, {others[0].parent}"
+        )
+    return found or teacher
 
 
 def open_teacher(method: str, teacher: Path, student: Path, task: Task, max_tokens: int) -> "Checkpoint":
