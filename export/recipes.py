@@ -234,3 +234,16 @@ def recipe_for(name: str, kind: str, isa: Collection[str] | None = None) -> Reci
     if chosen.needs and isa is not None and not exact:
         raise UserError(f"recipe {chosen.name}: the device has no VNNI and would saturate; use int8-dynamic")
     return find_recipe(chosen.exact) if exact and chosen.exact else chosen
+
+
+def caution(recipe: Recipe, isa: Collection[str]) -> str | None:
+    """What to think of before a decoder of `recipe` goes to a device with these instruction sets, or nothing.
+
+    Counted in docs/arm.md: ONNX Runtime's MatMulNBits has no integer kernel for ARM without dot product.
+    """
+    if "asimd" not in isa or "asimddp" in isa or recipe.bits == 32 or recipe.kernel != "blocks":
+        return None
+    return (
+        f"no dot product there: {recipe.name} saves memory, and a generated token takes several times fp32's "
+        "instructions; --recipe int8-vnni, by rows, takes fewer (docs/arm.md)"
+    )

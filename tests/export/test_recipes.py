@@ -1,7 +1,7 @@
 import pytest
 
 from devices.errors import UserError
-from export.recipes import RECIPES, find_recipe, recipe_for
+from export.recipes import RECIPES, caution, find_recipe, recipe_for
 
 
 def test_a_file_adds_a_recipe(tmp_path):
@@ -83,3 +83,11 @@ def test_a_recipe_of_ones_own_stays_as_it_is(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('base = "int8-dynamic"\nsmooth = 0.3\n')
     assert recipe_for(str(path), "classifier", VNNI).name == "mine"
+
+
+def test_a_target_without_dot_product_is_told_of():
+    """Blocks of integers on such an ARM processor are worth a line; anything else is not."""
+    assert "int8-vnni" in (caution(RECIPES["int8"], ARM) or "")
+    assert "int4 saves memory" in (caution(RECIPES["int4"], ARM) or "")
+    for name, isa in (("int8-vnni", ARM), ("fp32", ARM), ("int8", [*ARM, "asimddp"]), ("int8", AVX2)):
+        assert caution(RECIPES[name], isa) is None

@@ -87,18 +87,20 @@ def command(
         raise UserError(f"{checkpoint}: is a file, and export takes a checkpoint folder; {first}")
     from devices.profiles import target_isa
     from export.build import export, summary
+    from export.recipes import caution, recipe_for
     from toolchain.corpus import calibration_file
 
     name = (chosen or ["fp32"])[0] or "fp32"
     text = None if calibrate is None else calibration_file(calibrate)
     say = (lambda line: None) if as_json else (lambda line: click.echo(f"{line} ...", err=True))
+    isa = None if device is None else target_isa(device)
     gates = _gates(name, **asked)
     checks = {} if no_parity else _checks(checkpoint, **asked)
     manifest = export(
         checkpoint,
         out,
         name,
-        isa=None if device is None else target_isa(device),
+        isa=isa,
         force=force,
         parity=not no_parity,
         calibration_text=text,
@@ -111,6 +113,12 @@ def command(
         return
     for line in summary(manifest, out):
         click.echo(line)
+    if (
+        isa is not None
+        and manifest["kind"] == "decoder"
+        and (told := caution(recipe_for(name, "decoder", isa), isa))
+    ):
+        click.echo(f"{device}: {told}")
     click.echo(f"next: {_next(manifest, out, **asked)}")
 
 
