@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[str, Any]:
-    """Figures of `b` over `a`, both from `read`: {a, b, paired, differs, figures: {field: stats.compare}}.
+    """Figures of `b` over `a`, both from `read`: {a, b, paired, sittings, differs, figures: {field: stats.compare}}.
 
     Paired by round where both come from the same interleaved run. Otherwise a time's verdict is `apart`: the
     rounds of a run say nothing about how far the machine moves until the next one. `differs` names the conditions
@@ -76,7 +76,9 @@ def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[
         apart = not paired and found["verdict"] in ("more", "less", "same") and key.endswith("_s")
         figures[key] = {**found, "verdict": "apart"} if apart else found
     sides = {side: {"name": _name(one), "file": one.get("file")} for side, one in (("a", a), ("b", b))}
-    return {**sides, "paired": paired, "differs": differs, "confidence": stats.CONFIDENCE, "figures": figures}
+    sittings = max((one.get("run") or {}).get("sittings", 1) for one in (a, b))
+    how = {"paired": paired, "sittings": sittings, "differs": differs, "confidence": stats.CONFIDENCE}
+    return {**sides, **how, "figures": figures}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -90,6 +92,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     rounds = min((one["rounds"] for one in found["figures"].values()), default=0)
     how = "paired by round" if found["paired"] else "measured in runs of their own"
     told.append(f"{found['confidence']:.0%} intervals over {rounds} rounds, {how}")
+    if found["sittings"] > 1:
+        told.append(f"the run was cut off and went on: {found['sittings']} sittings")
     if not found["paired"]:
         told.append(
             "how far the machine moved between the runs is not known: whether one is slower is told by measuring "

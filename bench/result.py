@@ -32,8 +32,8 @@ def build(
 ) -> dict[str, Any]:
     """The result JSON of an artifact from its workers' answers, one per round, and its `quality`.
 
-    `run` has the `id` that results measured in the same interleaved rounds share; `bandwidth` is what the
-    device's memory gave just before (bench/bandwidth.py).
+    `run` has the `id` that results measured in the same interleaved rounds share, and in how many `sittings`
+    that was; `bandwidth` is what the device's memory gave just before (bench/bandwidth.py).
     """
     first = rounds[0]
     spreads = {key: spread_of_rounds([_list(r.get(key)) for r in rounds]) for key in SPREADS}

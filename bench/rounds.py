@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,8 +37,9 @@ def asking(
     """`asked(request, name)`, which has the device answer, or a kept answer where the command was cut off.
 
     `artifacts` and `texts` (path to SHA-256) are put on the device first; requests name them by their paths
-    here. `settings` are what tells this command from another into the same `out`, besides these. Where the
-    block fails, its error says what was kept; where it ends well, nothing is.
+    here. `settings` are what tells this command from another into the same `out`, besides these. A round
+    has the `sitting` it was measured in, another for each time that the command was started. Where the block
+    fails, its error says what was kept; where it ends well, nothing is.
     """
     there = reach.of(profile)
     paths = {str(one.path): there.put(profile, one, say) for one in artifacts}
@@ -48,6 +50,7 @@ def asking(
     if kept:
         say(f"{len(kept)} answers of a run that was cut off are used; to measure anew, delete {file}")
     times: Counter[str] = Counter()
+    sitting = uuid.uuid4().hex[:12]
 
     def asked(request: dict[str, Any], name: str) -> dict[str, Any]:
         question = _digest(_renamed(request, hashes))
@@ -55,7 +58,8 @@ def asking(
         key = f"{question}-{times[question]}"
         if key not in kept:
             moved = _renamed(request, paths)
-            kept[key] = ask(moved, name) if profile.kind == "local" else ask(moved, name, profile)
+            answer = ask(moved, name) if profile.kind == "local" else ask(moved, name, profile)
+            kept[key] = {**answer, "sitting": sitting} if request.get("action") == "measure" else answer
             _add(file, key, kept[key])
         return kept[key]
 

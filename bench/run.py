@@ -78,7 +78,8 @@ def bench(
         count = chosen.rounds or (1 if lasting else ROUNDS)
         action = "instructions" if profile.emulated else "measure"
         _measure(jobs, _schedule(len(jobs), count, chosen.seed), action, chosen, asked, progress)
-        run = {"id": uuid.uuid4().hex}
+        sittings = {found.get("sitting") for job in jobs for found in job.rounds}
+        run = {"id": uuid.uuid4().hex, "sittings": len(sittings)}
         results = [job.result(profile, chosen.seed, run, roofs.get(job.threads)) for job in jobs]
         out.mkdir(parents=True, exist_ok=True)
         for one in results:

@@ -216,3 +216,11 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("toolchain: ")
     return line
+
+
+def test_a_run_that_was_cut_off_is_told():
+    """Two results of one run in two sittings say so; a whole run says nothing."""
+    whole, cut = (result(seed=seed) for seed in (1, 2))
+    assert not any("sittings" in line for line in lines(compare(whole, cut)))
+    cut["run"]["sittings"] = 2
+    assert "the run was cut off and went on: 2 sittings" in lines(compare(whole, cut))

@@ -120,3 +120,25 @@ def test_lines_hold_key_and_answer(command, tmp_path):
     (file,) = files(tmp_path)
     (line,) = map(json.loads, file.read_text().splitlines())
     assert set(line) == {"key", "answer"} and line["answer"]["to"] == "a"
+
+
+def test_rounds_say_which_sitting_they_are_of(tmp_path):
+    """Rounds measured before a cut and after it can be told apart; what is no round carries nothing."""
+    artifact = Artifact(tmp_path / "artifact", {"name": "a"}, "1" * 64)
+    answers = []
+
+    def sit(fails_at):
+        def ask(request, name):
+            if request["seed"] == fails_at:
+                raise UserError("the connection was lost")
+            return {"seed": request["seed"]}
+
+        with rounds.asking(ask, HERE, [artifact], {}, tmp_path / "out", {}, lambda _: None) as asked:
+            assert asked({"action": "bandwidth", "seed": -1}, "a") == {"seed": -1}
+            answers[:] = [asked({"action": "measure", "seed": seed}, "a") for seed in range(3)]
+
+    with pytest.raises(UserError):
+        sit(fails_at=2)
+    sit(fails_at=None)
+    first, second, third = (one["sitting"] for one in answers)
+    assert first == second != third
