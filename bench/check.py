@@ -72,9 +72,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: written by a newer toolchain (schema {schema}); install that one here")
     entries = found.get("entries")
     if schema != SCHEMA or found.get("kind") != KIND or not isinstance(entries, list) or not entries:
-        raise UserError(
-            f"{path}: is no baseline of instructions; write one with bench --check {path} --renew"
-        )
+        raise UserError(f"{path}: is no baseline of instructions; name another file, which --renew writes")
     for at, one in enumerate(entries):
         if wrong := _wrong(one):
             raise UserError(f"{path}: entry {at}: {wrong}; mend it, or renew the baseline")
@@ -138,6 +136,8 @@ def check(path: Path, results: Sequence[dict[str, Any]], threshold: float = THRE
 
 def known_for(path: Path, device: str) -> None:
     """UserError, before anything is measured, for a baseline that cannot be read or does not know the device."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; write it by giving the same command with --renew")
     devices = sorted({one["device"] for one in read(path)})
     if device not in devices:
         raise UserError(f"{path}: {unknown('device in the baseline', device, devices)}; add it with --renew")
@@ -163,7 +163,7 @@ def _find(known: Sequence[dict[str, Any]], now: dict[str, Any], path: Path) -> d
     near = max(known, key=lambda one: sum(one.get(key) == now[key] for key in IDENTITY))
     other = [key for key in IDENTITY if near.get(key) != now[key]]
     raise UserError(
-        f"{path}: has no entry for {now['name']} on {now['device']} ({', '.join(other)} differ from its "
+        f"{path}: has no entry for {now['name']} on {now['device']} ({', '.join(other)} other than in its "
         f"{near['name']} on {near['device']}); measure what it knows, or add this with --renew"
     )
 

@@ -1,5 +1,6 @@
 """Two results beside each other: the ratio of each figure, with the interval that the rounds allow."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ FIGURES = {
     "load_s": ("load", "slower", "faster"),
     "peak_rss_bytes": ("peak memory", "larger", "smaller"),
 }
+MAIN = ("token_s", "sentence_s", "start_s")  # what a workload is for
 SCHEMA = 1
 WIDE = 1.05  # an interval that reaches further than this from 1 says little by saying "no difference"
 
@@ -48,7 +50,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[str, Any]:
-    """Figures of `b` over `a`, both from `read`: {a, b, paired, sittings, differs, figures: {field: stats.compare}}.
+    """Figures of `b` over `a`, both from `read`: {a, b, paired, sittings, differs, lost, confidence,
+    figures: {field: stats.compare}}.
 
     Paired by round where both come from the same interleaved run. Otherwise a time's verdict is `apart`: the
     rounds of a run say nothing about how far the machine moves until the next one. `differs` names the conditions
@@ -67,9 +70,11 @@ def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[
                 "compare those with --check"
             )
     paired = _run(a) is not None and _run(a) == _run(b) and a["rounds"] == b["rounds"]
-    figures = {}
+    figures, lost = {}, []
     for key in FIGURES:
         x, y = (_rounds(None, one, key) for one in (a, b))
+        if bool(x) != bool(y):
+            lost.append(FIGURES[key][0])
         found = stats.compare(x, y, paired and len(x) == len(y)) if x and y else None
         if found is None:
             continue
@@ -77,7 +82,8 @@ def compare(a: dict[str, Any], b: dict[str, Any], across: bool = False) -> dict[
         figures[key] = {**found, "verdict": "apart"} if apart else found
     sides = {side: {"name": _name(one), "file": one.get("file")} for side, one in (("a", a), ("b", b))}
     sittings = max((one.get("run") or {}).get("sittings", 1) for one in (a, b))
-    how = {"paired": paired, "sittings": sittings, "differs": differs, "confidence": stats.CONFIDENCE}
+    how: dict[str, Any] = {"paired": paired, "sittings": sittings, "differs": differs, "lost": lost}
+    how["confidence"] = stats.CONFIDENCE
     return {**sides, **how, "figures": figures}
 
 
@@ -88,6 +94,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     told = [f"B {found['b']['name']}", f"A {found['a']['name']}"]
     for (key, one), name in zip(found["figures"].items(), names, strict=True):
         told.append(f"{name:<{width}}  {said(key, one)}")
+    told += [f"in one of the two only: {name}" for name in found["lost"]]
     told += [f"not alike: {one}" for one in found["differs"]]
     rounds = min((one["rounds"] for one in found["figures"].values()), default=0)
     how = "paired by round" if found["paired"] else "measured in runs of their own"
@@ -120,13 +127,28 @@ def said(key: str, one: dict[str, Any]) -> str:
 
 
 def slower(found: dict[str, Any]) -> list[str]:
-    """The figures in which B is worse than A, in words; UserError where its times could not be told."""
+    """The figures in which B is worse than A, in words; UserError where that cannot be told.
+
+    So it is without rounds that pair, with a figure that one of the two has not, and, where nothing is worse, with
+    a MAIN figure whose interval is WIDE.
+    """
+    if found["lost"]:
+        raise UserError(
+            f"--fail-if-slower: only one of the two has {', '.join(found['lost'])}; measure again"
+        )
     if not found["paired"] or any(one["verdict"] == "few" for one in found["figures"].values()):
         raise UserError(
             "--fail-if-slower needs both results from one run of enough rounds: "
             "toolchain bench A B --rounds 12"
         )
     worse = {key: one for key, one in found["figures"].items() if one["verdict"] == "more"}
+    unsteady = [
+        FIGURES[key][0]
+        for key, one in found["figures"].items()
+        if key in MAIN and one["verdict"] == "same" and max(one["high"], 1 / one["low"]) > WIDE
+    ]
+    if unsteady and not worse:
+        raise UserError(f"--fail-if-slower: {', '.join(unsteady)} is too unsteady to tell; take more rounds")
     return [f"{FIGURES[key][0]}: {said(key, one)}" for key, one in worse.items()]
 
 
@@ -161,9 +183,12 @@ def _rounds(path: Path | None, found: dict[str, Any], key: str) -> list[float]:
             if rest or not share:
                 return []
             rounds = [stats.median(samples[at : at + share]) for at in range(0, len(samples), share)]
-        return [float(value) for value in rounds]
+        values = [float(value) for value in rounds]
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UserError(f"{path}: its {key} is damaged; measure again") from None
+    if not all(0 < value < math.inf for value in values):
+        raise UserError(f"{path}: its {key} is damaged, each must be a positive number; measure again")
+    return values
 
 
 def _run(one: dict[str, Any]) -> Any:

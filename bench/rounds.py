@@ -86,7 +86,8 @@ def _renamed(request: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 def _hint(kept: dict[str, Any]) -> str:
-    return f"{len(kept)} answers are kept, the same command goes on"
+    count = f"{len(kept)} answers are" if len(kept) > 1 else "1 answer is"
+    return f"{count} kept, the same command goes on"
 
 
 def _digest(value: Any) -> str:

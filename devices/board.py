@@ -117,8 +117,8 @@ def _room(total: int, missing: int, cache_bytes: int, keep: set[str]) -> list[st
         )
     if _free() < missing + SPARE:
         raise UserError(
-            f"the disk there is full: {_free() / 1e6:.0f} MB are free and {missing / 1e6:.0f} MB are to be pushed; "
-            "free some of it there"
+            f"the disk there is full: {_free() / 1e6:.0f} MB are free, {missing / 1e6:.0f} MB are to be pushed and "
+            f"{SPARE / 1e6:.0f} MB stay free; free some of it there"
         )
     return dropped
 

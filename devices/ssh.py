@@ -51,7 +51,16 @@ def setup(profile: Profile, say: Say) -> None:
     """A virtual environment with the base set, and our code, in a folder of their own."""
     board_setup.setup(profile, say)
     _ready.discard(key(profile))
-    _make_ready(profile, say, PACKAGES)
+    try:
+        _make_ready(profile, say, PACKAGES)
+    except UserError as error:
+        if "No module named" not in str(error):
+            raise
+        # pip believes what is listed as installed; files that a board has lost since come back with a new folder.
+        cure = board_setup.cure(profile, "clean")
+        raise UserError(
+            f"{error}; what was installed there is damaged; {cure}, then set it up again"
+        ) from None
     say(f"{profile.name}: is set up")
 
 

@@ -122,7 +122,7 @@ def test_another_device_recipe_workload_or_checkpoint_is_not_compared(baseline):
     changes["workload"]["workload"]["prompt"] = 64
     changes["checkpoint"]["subject"]["lineage"]["checkpoint"]["sha256"] = "d" * 64
     for what, now in changes.items():
-        with pytest.raises(UserError, match=f"has no entry for .*{what}.* differ.*--renew"):
+        with pytest.raises(UserError, match=f"has no entry for .*{what} other than in its .*--renew"):
             check.check(baseline, [now])
 
 
@@ -199,7 +199,12 @@ def test_rounds_are_pooled_by_figure():
         (["--device", "cortex-a76", "--renew"], "--renew writes a baseline"),
         (["--check", "BASE"], "local: has times, and --check compares instructions"),
         (["--check", "BASE", "--renew"], "local: has times"),
-        (["--device", "cortex-a76", "--check", "none.json"], "none.json: no such file"),
+        (
+            ["--device", "cortex-a76", "--check", "none.json"],
+            "no such file; write it by giving the same command with",
+        ),
+        (["--device", "cortex-a76", "--check", "no/where.json", "--renew"], "there is no folder no"),
+        (["--device", "cortex-a76", "--check", "ARTIFACT/manifest.json", "--renew"], "or delete it"),
         (["--device", "cortex-a76", "--check", "BASE", "--threshold", "-1"], "threshold"),
         (["--device", "cortex-a76", "--check", "BASE", "--threshold", "much"], "threshold"),
         (["--device", "cortex-a67", "--check", "BASE"], "unknown device 'cortex-a67': did you mean"),
@@ -208,7 +213,8 @@ def test_rounds_are_pooled_by_figure():
 )
 def test_the_command_refuses_in_one_line(cli, baseline, decoder_artifact, options, said):
     """Options that do not go together, and a baseline that is none: exit 2 before anything is counted."""
-    words = [str(baseline) if word == "BASE" else word for word in options]
+    places = {"BASE": str(baseline), "ARTIFACT": str(decoder_artifact)}
+    words = [places.get(word, word.replace("ARTIFACT", places["ARTIFACT"])) for word in options]
     done = cli("bench", decoder_artifact, *words)
     assert done.returncode == 2 and said in done.stderr
     assert "Traceback" not in done.stderr

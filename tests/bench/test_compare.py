@@ -1,6 +1,7 @@
 """Two results compared: paired where they were measured together, refused where they cannot be, in plain words."""
 
 import json
+import math
 import subprocess
 
 import numpy as np
@@ -157,6 +158,9 @@ BAD = {
     "samples of text": json.dumps(result(token_s={"rounds": ["a"], "samples": []})),
     "no samples": json.dumps(result(token_s={"median": 1})),
     "a spread that is none": json.dumps(result(token_s=3)),
+    "a negative time": json.dumps(result(token_s={"rounds": [1, -1], "samples": [1]})),
+    "no time at all": json.dumps(result(token_s={"rounds": [0, 0], "samples": [0]})),
+    "for ever": json.dumps(result(token_s={"rounds": [1, math.inf], "samples": [1]})),
 }
 
 
@@ -216,6 +220,19 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("toolchain: ")
     return line
+
+
+def test_slower_is_never_answered_by_silence():
+    """--fail-if-slower does not pass over a figure that one side lacks, or a time too unsteady to tell."""
+    a, b = result(), result(seed=1)
+    assert slower(compare(a, b)) == []
+    lacking = compare(a, b | {"token_s": None})
+    assert "in one of the two only: time per token" in lines(lacking)
+    with pytest.raises(UserError, match="only one of the two has time per token"):
+        slower(lacking)
+    noise = np.exp(np.random.default_rng(3).normal(0, 0.3, 10)) * 0.01
+    with pytest.raises(UserError, match="time per token is too unsteady to tell"):
+        slower(compare(a, b | {"token_s": spread_of_rounds([[one] for one in noise])}))
 
 
 def test_a_run_that_was_cut_off_is_told():

@@ -27,8 +27,14 @@ def prepare(out: Path | None, baseline: Path | None, renew: bool, device: str) -
         )
     if not renew:
         check.known_for(baseline, profile.name)
-    elif baseline.exists():
-        check.read(baseline)
+        return
+    if not baseline.absolute().parent.is_dir():
+        raise UserError(f"{baseline}: there is no folder {baseline.parent}; make it, or name another file")
+    if baseline.exists():
+        try:
+            check.read(baseline)
+        except UserError as error:
+            raise UserError(f"{error}; or delete it, and --renew writes it anew") from None
 
 
 @contextmanager
