@@ -29,10 +29,17 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+SHIPPED = "demo"
+
 
 def default_teacher() -> Path:
     """The teacher that ships with the package."""
     return Path(str(resources.files("toolchain") / "assets" / "teacher"))
+
+
+def shipped(model: str) -> str:
+    """Where a model is named: `demo` is the teacher that ships, unless something here is called so."""
+    return str(default_teacher()) if model == SHIPPED and not Path(model).exists() else model
 
 
 class Walk:

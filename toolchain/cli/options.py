@@ -9,8 +9,6 @@ import click
 
 from devices.files import staging_path
 
-SHIPPED = "demo"  # names the teacher that ships with the package, where no file or folder is called so
-
 TRAINING = (
     click.option(
         "--corpus",
@@ -124,9 +122,7 @@ def resumable(out: Path) -> str:
 
 
 def shipped(_: click.Context, __: click.Parameter, value: Any) -> Any:
-    """For an argument that names a model: `demo` is the teacher that ships with the package."""
-    if str(value) != SHIPPED or Path(SHIPPED).exists():
-        return value
-    from toolchain.demo import default_teacher
+    """For an argument that names a model, or its path: toolchain/demo.py says what `demo` means."""
+    from toolchain.demo import shipped as named
 
-    return type(value)(default_teacher())
+    return type(value)(named(str(value)))

@@ -11,11 +11,11 @@ from devices.files import read_json
 from export.architecture import Architecture, describe, describe_at, parameters
 from toolchain.compress.cost import flops_per_token
 from toolchain.compress.score import TOKENS
+from toolchain.demo import shipped
 from toolchain.glue import docs_tasks
 from toolchain.glue.description import read_toml
 from toolchain.glue.tasks import BUILT_IN
 from toolchain.study.spec import Stage, Study
-from toolchain.study.stages import resolved
 
 START = 6.0  # seconds until a process has imported torch and read its inputs
 EFFICIENCY = 0.9  # share of a large product's rate that the demo's students reach in training
@@ -84,7 +84,7 @@ def rate() -> float:
 
 def _teacher(study: Study, name: str) -> Architecture | None:
     """The teacher's shape from its folder, or as the study declares it; None where neither is there."""
-    folder = Path(resolved(study.teachers[name]))
+    folder = Path(shipped(study.teachers[name]))
     if folder.is_dir():
         return describe_at(folder, read_json(folder / "config.json", "the teacher's configuration"))
     return describe(study.shapes[name]) if name in study.shapes else None

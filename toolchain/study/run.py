@@ -8,11 +8,12 @@ from pathlib import Path
 from devices.errors import CheckFailed, UserError
 from devices.files import read_json, refuse_unwritable, write_json
 from toolchain.compress.teacher import HUB_ID
+from toolchain.demo import shipped
 from toolchain.study.engine import FAILED, SKIPPED, Walk, begin, walk_stages
 from toolchain.study.estimate import Cost, costs, rate
 from toolchain.study.show import clock, shown
 from toolchain.study.spec import Study, read_study
-from toolchain.study.stages import check_options, describe, finished, places, resolved
+from toolchain.study.stages import check_options, describe, finished, places
 from toolchain.study.tables import check_tables, figures, to_csv, to_markdown
 
 Say = Callable[[str], object]
@@ -138,7 +139,7 @@ def dry(
 def _fetched(study: Study) -> dict[str, str]:
     """Teachers and texts that are not on this machine and may be on the hub, by name."""
     teachers = {
-        n: p for n, p in study.teachers.items() if not Path(resolved(p)).exists() and HUB_ID.fullmatch(p)
+        n: p for n, p in study.teachers.items() if not Path(shipped(p)).exists() and HUB_ID.fullmatch(p)
     }
     return teachers | {n: p for n, p in study.texts.items() if p.startswith("hub:")}
 
@@ -146,7 +147,7 @@ def _fetched(study: Study) -> dict[str, str]:
 def _refuse_absent(study: Study) -> None:
     """UserError naming teachers, texts and tasks' folders that are neither here nor the hub's."""
     named = {**study.teachers, **study.texts}
-    paths = {n: resolved(p) for n, p in named.items() if n not in _fetched(study) and p != "stdlib"}
+    paths = {n: shipped(p) for n, p in named.items() if n not in _fetched(study) and p != "stdlib"}
     tasks = [stage for stage in study.stages.values() if "data" in stage.options]
     paths |= {f"data of {stage.section}": stage.options["data"] for stage in tasks}
     absent = [f"{name} ({path})" for name, path in paths.items() if not Path(path).exists()]

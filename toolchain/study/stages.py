@@ -11,6 +11,7 @@ import click
 from devices.errors import UserError, unknown
 from devices.files import sha256
 from toolchain import __version__
+from toolchain.demo import shipped
 from toolchain.study.spec import TEXT_OPTIONS, Stage, Study
 
 # What stands in a folder once its command is through.
@@ -88,17 +89,8 @@ def subject_path(study: Study, stage: Stage, paths: dict[str, Path]) -> str:
     """What the stage's command works on: a teacher, a text, or another stage's folder."""
     for given in (study.teachers, study.texts):
         if stage.of in given and stage.of not in study.stages:
-            return resolved(given[stage.of])
+            return shipped(given[stage.of])
     return str(paths[stage.of])
-
-
-def resolved(teacher: str) -> str:
-    """`demo` is the teacher that ships with the package."""
-    if teacher != "demo":
-        return teacher
-    from toolchain.demo import default_teacher
-
-    return str(default_teacher())
 
 
 def product(study: Study, name: str, folder: Path) -> Path:
@@ -128,7 +120,7 @@ def keys(study: Study) -> dict[str, str]:
             else [value, content(value)] if option in (*TEXT_OPTIONS, "data") else value
             for option, value in stage.options.items()
         }  # fmt: skip
-        of = found[stage.of] if stage.of in found else content(resolved(known[stage.of]))
+        of = found[stage.of] if stage.of in found else content(shipped(known[stage.of]))
         text = json.dumps([__version__, stage.kind, of, options], sort_keys=True, default=str)
         found[stage.name] = hashlib.sha256(text.encode()).hexdigest()
     return found
